@@ -1,0 +1,118 @@
+package block
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"hash"
+)
+
+// HashSize is the length of a chain hash in bytes. It is never cut: a collision would serve another prompt's K/V.
+const HashSize = sha256.Size
+
+// Hash identifies a block together with everything before it: tokens, weights, layout and tenant.
+type Hash [HashSize]byte
+
+func (h Hash) String() string { return base64.RawURLEncoding.EncodeToString(h[:]) }
+
+// DefaultSecret keys the chain where no cluster secret is configured: single-user mode, in which anybody who can write
+// to the store is trusted not to forge collisions.
+const DefaultSecret = "kvtier single-user mode"
+
+// ExtraType separates kinds of extras, so that one kind can never collide with another.
+type ExtraType uint32
+
+// Kinds of extras.
+const (
+	ExtraAdapter ExtraType = 1 // an adapter applied from this block on
+	ExtraMedia   ExtraType = 2 // digest of an image or sound whose placeholder tokens stand in this block
+)
+
+// Extra is something besides tokens that a block's K/V depends on.
+type Extra struct {
+	Type  ExtraType
+	Value []byte
+}
+
+// Chain computes chain hashes for one identity and one tenant:
+//
+//	ns  = HMAC(K, "ns" ‖ salt)
+//	h0  = HMAC(K, "root" ‖ weights ‖ layout ‖ ns)
+//	h_i = HMAC(K, h_{i-1} ‖ le32 count ‖ le32 tokens… ‖ (le32 type ‖ le32 length ‖ value)…)
+//
+// with HMAC-SHA-256 and the cluster secret K. A Chain is immutable after NewChain; its methods are not safe for concurrent
+// use, since they share one hash state. Copying is cheap: make one per request.
+type Chain struct {
+	mac         hash.Hash
+	root        Hash
+	ns          Digest
+	blockTokens int
+	buf         []byte
+}
+
+// NewChain starts a chain for id, for the tenant named by salt ("" is a tenant of its own), over blocks of blockTokens tokens.
+// An empty secret means DefaultSecret.
+func NewChain(secret []byte, id Identity, salt string, blockTokens int) *Chain {
+	if blockTokens < 1 {
+		panic("block: NewChain with blockTokens < 1")
+	}
+	if len(secret) == 0 {
+		secret = []byte(DefaultSecret)
+	}
+	c := &Chain{mac: hmac.New(sha256.New, secret), blockTokens: blockTokens, buf: make([]byte, 0, HashSize+4+4*blockTokens)}
+	c.mac.Write([]byte("ns"))
+	c.mac.Write([]byte(salt))
+	c.mac.Sum(c.ns[:0])
+	c.mac.Reset()
+	c.mac.Write([]byte("root"))
+	c.mac.Write(id.Weights[:])
+	c.mac.Write(id.Layout[:])
+	c.mac.Write(c.ns[:])
+	c.mac.Sum(c.root[:0])
+	return c
+}
+
+// Root is the hash that stands before the first block.
+func (c *Chain) Root() Hash { return c.root }
+
+// Namespace is the tenant's namespace: it travels in every value's header.
+func (c *Chain) Namespace() Digest { return c.ns }
+
+// Next returns the hash of the block that holds tokens and follows parent.
+func (c *Chain) Next(parent Hash, tokens []int32, extras ...Extra) Hash {
+	b := append(c.buf[:0], parent[:]...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(tokens)))
+	for _, t := range tokens {
+		b = binary.LittleEndian.AppendUint32(b, uint32(t))
+	}
+	for _, x := range extras {
+		b = binary.LittleEndian.AppendUint32(b, uint32(x.Type))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(x.Value)))
+		b = append(b, x.Value...)
+	}
+	c.buf = b
+	c.mac.Reset()
+	c.mac.Write(b)
+	var h Hash
+	c.mac.Sum(h[:0])
+	return h
+}
+
+// AppendHashes appends to dst the hashes of all full blocks of tokens, first to last; a partial last block has none.
+func (c *Chain) AppendHashes(dst []Hash, tokens []int32) []Hash {
+	h := c.root
+	if len(dst) > 0 {
+		panic("block: AppendHashes continues no chain: dst must be empty")
+	}
+	for len(tokens) >= c.blockTokens {
+		h = c.Next(h, tokens[:c.blockTokens])
+		dst = append(dst, h)
+		tokens = tokens[c.blockTokens:]
+	}
+	return dst
+}
+
+// Reusable is the number of leading full blocks of an n-token prompt that may come from the cache: the last token is
+// always computed, because its logits choose the first output token.
+func Reusable(n, blockTokens int) int { return max(0, n-1) / blockTokens }

@@ -1,0 +1,167 @@
+package block
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// DType is the element type of stored K and V. Values are wire format: never renumber.
+type DType uint8
+
+// Element types of cached K and V.
+const (
+	F16  DType = 1 // IEEE 754 binary16
+	BF16 DType = 2 // bfloat16
+	F32  DType = 3 // IEEE 754 binary32
+)
+
+// Size returns the bytes of one element, 0 for an unknown type.
+func (d DType) Size() int {
+	switch d {
+	case F16, BF16:
+		return 2
+	case F32:
+		return 4
+	}
+	return 0
+}
+
+func (d DType) String() string {
+	switch d {
+	case F16:
+		return "f16"
+	case BF16:
+		return "bf16"
+	case F32:
+		return "f32"
+	}
+	return fmt.Sprintf("dtype(%d)", uint8(d))
+}
+
+// Order is the nesting of a block's payload, outermost first. Values are wire format.
+type Order uint8
+
+// OrderLKTHD is [layer][K, V][token][KV head][head dim], little-endian, without padding: the only
+// order so far. Every layer's bytes are contiguous, so that a part of a block is a slice of it.
+const OrderLKTHD Order = 1
+
+func (o Order) String() string {
+	if o == OrderLKTHD {
+		return "lkthd"
+	}
+	return fmt.Sprintf("order(%d)", uint8(o))
+}
+
+// Layout says how the K/V of a token is laid out and by which arithmetic it was computed. Two workers
+// share blocks only if every field is equal: [Layout.Digest] is half of a [Variant].
+type Layout struct {
+	DType       DType
+	Order       Order
+	Layers      int
+	KVHeads     int
+	HeadDim     int
+	BlockTokens int // tokens per block; only full blocks are cached
+
+	TPRank, TPSize int // tensor-parallel rank and size; 0 of 1 where the model is not split
+
+	RopeBase  float32 // base of the rotary embedding that is already applied to K
+	RopeScale float32 // linear position scale, 1 for none
+
+	// Numerics names everything else that changes bits of K and V: engine, kernel, accumulation order.
+	// Output is token-identical only between engines that round alike, so they must agree on it.
+	Numerics string
+}
+
+// Limits on a layout: they bound what a hostile or broken model file can make us allocate.
+const (
+	MaxLayers      = 1024
+	MaxKVHeads     = 1024
+	MaxHeadDim     = 4096
+	MaxBlockTokens = 4096
+	MaxNumerics    = 128 // bytes
+
+	// TargetPartBytes is the size aimed at for a stored value: between 256 KiB and 4 MiB throughput is flat, and
+	// servers with jemalloc 5.3.0 lose half of theirs from 7 MiB on (docs/decisions/002-parts.md).
+	TargetPartBytes = 2 << 20
+	// MaxPartBytes is the largest part a layout may have.
+	MaxPartBytes = 4 << 20
+)
+
+// Validate reports every field that is out of range, joined into one error.
+func (l Layout) Validate() error {
+	var errs []error
+	in := func(name string, v, lo, hi int) {
+		if v < lo || v > hi {
+			errs = append(errs, fmt.Errorf("block: layout: %s is %d, want %d to %d", name, v, lo, hi))
+		}
+	}
+	if l.DType.Size() == 0 {
+		errs = append(errs, fmt.Errorf("block: layout: unknown %v", l.DType))
+	}
+	if l.Order != OrderLKTHD {
+		errs = append(errs, fmt.Errorf("block: layout: unknown %v", l.Order))
+	}
+	in("Layers", l.Layers, 1, MaxLayers)
+	in("KVHeads", l.KVHeads, 1, MaxKVHeads)
+	in("HeadDim", l.HeadDim, 1, MaxHeadDim)
+	in("BlockTokens", l.BlockTokens, 1, MaxBlockTokens)
+	in("TPSize", l.TPSize, 1, 1<<16)
+	in("TPRank", l.TPRank, 0, max(l.TPSize-1, 0))
+	in("len(Numerics)", len(l.Numerics), 1, MaxNumerics)
+	if len(errs) == 0 && l.layerBytes() > MaxPartBytes {
+		errs = append(errs, fmt.Errorf("block: layout: one layer of a block is %d bytes, at most %d fit a part: lower BlockTokens (%d)",
+			l.layerBytes(), MaxPartBytes, l.BlockTokens))
+	}
+	return errors.Join(errs...)
+}
+
+// TokenBytes is the K and V of one token over all layers, in bytes.
+func (l Layout) TokenBytes() int { return l.Layers * 2 * l.KVHeads * l.HeadDim * l.DType.Size() }
+
+// BlockBytes is the payload of a whole block, in bytes.
+func (l Layout) BlockBytes() int { return l.TokenBytes() * l.BlockTokens }
+
+func (l Layout) layerBytes() int { return 2 * l.BlockTokens * l.KVHeads * l.HeadDim * l.DType.Size() }
+
+// Part is a contiguous group of a block's layers: the unit that is stored under one key.
+type Part struct {
+	Index      int // 0-based position among Layout.Parts
+	FirstLayer int
+	Layers     int
+}
+
+// PartCount is the number of parts of a block: as many as bring a part to TargetPartBytes or less,
+// at most one per layer.
+func (l Layout) PartCount() int {
+	perPart := max(1, TargetPartBytes/l.layerBytes())
+	return (l.Layers + perPart - 1) / perPart
+}
+
+// Part returns the i-th part. Layers are spread evenly, so that parts differ by at most one layer.
+func (l Layout) Part(i int) Part {
+	n := l.PartCount()
+	first := i * l.Layers / n
+	return Part{Index: i, FirstLayer: first, Layers: (i+1)*l.Layers/n - first}
+}
+
+// PartBytes is the payload of p, in bytes.
+func (l Layout) PartBytes(p Part) int { return p.Layers * l.layerBytes() }
+
+// Digest is SHA-256 over the canonical encoding of every field: fixed-width little-endian numbers in the order of
+// declaration, then the length-prefixed numerics tag, behind a domain prefix that carries the wire major version.
+func (l Layout) Digest() Digest {
+	b := make([]byte, 0, 256)
+	b = append(b, "kvtier/layout/1\x00"...)
+	b = append(b, byte(l.DType), byte(l.Order))
+	for _, v := range []int{l.Layers, l.KVHeads, l.HeadDim, l.BlockTokens, l.TPRank, l.TPSize} {
+		b = binary.LittleEndian.AppendUint32(b, uint32(v))
+	}
+	b = binary.LittleEndian.AppendUint32(b, math.Float32bits(l.RopeBase))
+	b = binary.LittleEndian.AppendUint32(b, math.Float32bits(l.RopeScale))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.Numerics)))
+	b = append(b, l.Numerics...)
+	return sha256.Sum256(b)
+}

@@ -1,0 +1,3 @@
+module github.com/kvtier/kvtier
+
+go 1.26.0

@@ -1,0 +1,113 @@
+// Package store is the contract of the remote tier: keys to opaque, immutable values.
+//
+// A value is written once, whole, under a name that only its content can have, so that reads from replicas, retries, hedges and
+// duplicate writes are all safe. What the bytes mean is none of a store's business: it does not know codec, and everything it
+// returns is hostile input to whoever decodes it. The conformance suite in storetest holds every back end and decorator to
+// this text.
+package store
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+)
+
+// Errors that callers act on; back ends wrap them with the operation and the key.
+var (
+	// ErrNotFound means that there is no value under the key: an ordinary miss.
+	ErrNotFound = errors.New("store: not found")
+	// ErrTooLarge means that a stored value does not fit the buffer, or that one to be put exceeds MaxValueBytes.
+	ErrTooLarge = errors.New("store: value too large")
+	// ErrFull means that the store has no room and evicts nothing to make some (Redis: OOM under noeviction). Reads still work.
+	ErrFull = errors.New("store: full")
+	// ErrUnavailable means that the store was not asked, because it has failed lately.
+	ErrUnavailable = errors.New("store: unavailable")
+	// ErrClosed means that Close was called.
+	ErrClosed = errors.New("store: closed")
+)
+
+const (
+	// MaxValueBytes is the largest value a store takes: from 7 MiB on, servers with jemalloc 5.3.0 lose half of
+	// their throughput.
+	MaxValueBytes = 7<<20 - 1
+	// MaxKeyBytes is the longest key a store takes.
+	MaxKeyBytes = 512
+	// Spare is how much longer than the value a buffer must be: a wire protocol's terminator lands there, which
+	// saves a copy.
+	Spare = 2
+)
+
+// Item is a value to put. The store does not keep Value after Put returns.
+type Item struct {
+	Key   string
+	Value []byte
+}
+
+// Store holds values. It is safe for concurrent use. Every method stops at the end of its context, and none starts a write when
+// the context has ended already. An empty batch succeeds without a round trip.
+type Store interface {
+	// Lead counts how many of keys exist, from the first on without a gap: what follows the first missing key is not
+	// counted even if it exists. It takes one round trip per node, whatever the number of keys.
+	Lead(ctx context.Context, keys []string) (int, error)
+
+	// Get reads the value of keys[i] into bufs[i] and yields its length, in the order of keys, as values arrive. A value longer
+	// than len(bufs[i])-Spare yields ErrTooLarge, a missing one ErrNotFound; the following keys are still read. After any other
+	// error it may yield the same error for all that follow. It yields exactly len(keys) times unless the
+	// caller breaks off; the buffers are the caller's again when the loop has ended, either way. Bytes of a buffer
+	// whose length was not yielded without error are undefined. It panics if len(bufs) != len(keys).
+	Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2[int, error]
+
+	// Put stores items, each for ttl at least and a bounded jitter at most longer; ttl must be positive. When it returns an error, any
+	// subset of the items may have been stored, but no value in part.
+	Put(ctx context.Context, items []Item, ttl time.Duration) error
+
+	// Delete removes keys and returns how many of them existed.
+	Delete(ctx context.Context, keys []string) (int, error)
+
+	// Ping asks every node for a sign of life.
+	Ping(ctx context.Context) error
+
+	// Close releases connections. Calls made afterwards return ErrClosed.
+	Close() error
+}
+
+// Prefixed is an optional power of a store: to enumerate names. It serves reclaim and inspection, never a request.
+type Prefixed interface {
+	// CountPrefix counts the keys that start with prefix. Under concurrent writes the number is approximate.
+	CountPrefix(ctx context.Context, prefix string) (int, error)
+	// DeletePrefix deletes the keys that start with prefix, in small batches with pauses between them so that foreground
+	// traffic keeps its latency, and returns how many it deleted. Keys written meanwhile may survive.
+	DeletePrefix(ctx context.Context, prefix string) (int, error)
+}
+
+// As returns the first store in the stack of decorators around s that has the power T. Decorators that pass a power on
+// implement Unwrap() Store.
+func As[T any](s Store) (T, bool) {
+	for s != nil {
+		if t, ok := s.(T); ok {
+			return t, true
+		}
+		u, ok := s.(interface{ Unwrap() Store })
+		if !ok {
+			break
+		}
+		s = u.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+// IsFault reports whether err says that the store is sick, as opposed to answering no: a breaker counts faults only. A deadline
+// that passed is a fault; a caller that went away is not.
+func IsFault(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	for _, ok := range []error{ErrNotFound, ErrTooLarge, ErrFull, ErrUnavailable, ErrClosed} {
+		if errors.Is(err, ok) {
+			return false
+		}
+	}
+	return true
+}
