@@ -41,14 +41,15 @@ type Extra struct {
 //	h0  = HMAC(K, "root" ‖ weights ‖ layout ‖ ns)
 //	h_i = HMAC(K, h_{i-1} ‖ le32 count ‖ le32 tokens… ‖ (le32 type ‖ le32 length ‖ value)…)
 //
-// with HMAC-SHA-256 and the cluster secret K. A Chain is immutable after NewChain; its methods are not safe for concurrent
-// use, since they share one hash state. Copying is cheap: make one per request.
+// with HMAC-SHA-256 and the cluster secret K. A Chain is not safe for concurrent use, since its methods share one hash
+// state: make one per request.
 type Chain struct {
 	mac         hash.Hash
 	root        Hash
 	ns          Digest
 	blockTokens int
-	buf         []byte
+	buf         []byte // message under construction
+	sum         []byte // keeps Next free of allocations
 }
 
 // NewChain starts a chain for id, for the tenant named by salt ("" is a tenant of its own), over blocks of blockTokens tokens.
@@ -60,7 +61,8 @@ func NewChain(secret []byte, id Identity, salt string, blockTokens int) *Chain {
 	if len(secret) == 0 {
 		secret = []byte(DefaultSecret)
 	}
-	c := &Chain{mac: hmac.New(sha256.New, secret), blockTokens: blockTokens, buf: make([]byte, 0, HashSize+4+4*blockTokens)}
+	c := &Chain{mac: hmac.New(sha256.New, secret), blockTokens: blockTokens, buf: make([]byte, 0, HashSize+4+4*blockTokens),
+		sum: make([]byte, 0, HashSize)}
 	c.mac.Write([]byte("ns"))
 	c.mac.Write([]byte(salt))
 	c.mac.Sum(c.ns[:0])
@@ -94,17 +96,13 @@ func (c *Chain) Next(parent Hash, tokens []int32, extras ...Extra) Hash {
 	c.buf = b
 	c.mac.Reset()
 	c.mac.Write(b)
-	var h Hash
-	c.mac.Sum(h[:0])
-	return h
+	c.sum = c.mac.Sum(c.sum[:0])
+	return Hash(c.sum)
 }
 
-// AppendHashes appends to dst the hashes of all full blocks of tokens, first to last; a partial last block has none.
+// AppendHashes appends to dst the hashes of all full blocks of tokens, from the root on; a partial last block has none.
 func (c *Chain) AppendHashes(dst []Hash, tokens []int32) []Hash {
 	h := c.root
-	if len(dst) > 0 {
-		panic("block: AppendHashes continues no chain: dst must be empty")
-	}
 	for len(tokens) >= c.blockTokens {
 		h = c.Next(h, tokens[:c.blockTokens])
 		dst = append(dst, h)

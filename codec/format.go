@@ -1,0 +1,104 @@
+package codec
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/kvtier/kvtier/block"
+)
+
+// Format encodes and decodes the parts of blocks of one layout. It is immutable and safe for concurrent use.
+type Format struct {
+	layout        block.Layout
+	digest        block.Digest
+	meta          []byte
+	payloadOffset int
+}
+
+// NewFormat prepares the constant parts of every frame of layout, which must be valid.
+func NewFormat(layout block.Layout) (*Format, error) {
+	if err := layout.Validate(); err != nil {
+		return nil, err
+	}
+	meta, err := encodeMeta(metaOf(layout))
+	if err != nil {
+		return nil, err
+	}
+	return &Format{layout: layout, digest: layout.Digest(), meta: meta, payloadOffset: alignedOffset(len(meta))}, nil
+}
+
+// Layout returns the layout the format was made for.
+func (f *Format) Layout() block.Layout { return f.layout }
+
+// FrameBytes is the length of a frame of part p.
+func (f *Format) FrameBytes(p block.Part) int { return f.payloadOffset + f.layout.PartBytes(p) }
+
+// metaSlack lets a reader's buffer hold values whose writer described the layout at greater length.
+const metaSlack = 256
+
+// MaxFrameBytes is the largest value a reader has to take for part p: anything longer is not ours.
+func (f *Format) MaxFrameBytes(p block.Part) int { return f.FrameBytes(p) + metaSlack }
+
+// Payload returns the place of the payload in frame, which has FrameBytes of some part: K/V is written there before Seal.
+func (f *Format) Payload(frame []byte) []byte { return frame[f.payloadOffset:] }
+
+// Seal completes a frame whose payload is in place: header, metadata, checksums. The frame's length must be FrameBytes of part h.Part.
+// After Seal the frame must not change any more.
+func (f *Format) Seal(frame []byte, h Header) error {
+	if h.Part < 0 || h.Part >= f.layout.PartCount() {
+		return fmt.Errorf("codec: seal: part %d, layout has %d", h.Part, f.layout.PartCount())
+	}
+	if want := f.FrameBytes(f.layout.Part(h.Part)); len(frame) != want {
+		return fmt.Errorf("codec: seal: frame has %d bytes, want %d", len(frame), want)
+	}
+	if h.Identity.Layout != f.digest || h.Identity.Weights.IsZero() {
+		return fmt.Errorf("codec: seal: identity does not match the layout or names no weights")
+	}
+	clear(frame[HeaderBytes+copy(frame[HeaderBytes:], f.meta) : f.payloadOffset])
+	h.put(frame, f, xxh3.Hash(frame[f.payloadOffset:]))
+	return nil
+}
+
+// Open checks frame against want and returns its payload, a slice of frame. It fails with ErrCorrupt, ErrVersion or ErrForeign
+// (wrapped in *Error) and allocates nothing but that error.
+func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
+	off, err := envelope(frame)
+	if err != nil {
+		return nil, err
+	}
+	got := parse(frame)
+	switch {
+	case got.Identity.Weights != want.Identity.Weights:
+		return nil, foreign("weights digest")
+	case got.Identity.Layout != want.Identity.Layout || got.Identity.Layout != f.digest:
+		return nil, foreign("layout digest")
+	case got.Namespace != want.Namespace:
+		return nil, foreign("namespace")
+	case got.Epoch != want.Epoch:
+		return nil, foreign("epoch")
+	case got.Hash != want.Hash:
+		return nil, foreign("chain hash")
+	case got.Part != want.Part:
+		return nil, foreign("part")
+	}
+	le := binary.LittleEndian
+	if n := int(le.Uint16(frame[offParts:])); n != f.layout.PartCount() {
+		return nil, corrupt("parts", uint64(n), uint64(f.layout.PartCount()))
+	}
+	if n := le.Uint32(frame[offTokens:]); n != uint32(f.layout.BlockTokens) {
+		return nil, corrupt("tokens", uint64(n), uint64(f.layout.BlockTokens))
+	}
+	payload := frame[off:]
+	if want.Part < 0 || want.Part >= f.layout.PartCount() {
+		return nil, corrupt("part", uint64(want.Part), uint64(f.layout.PartCount()))
+	}
+	if n := f.layout.PartBytes(f.layout.Part(want.Part)); len(payload) != n {
+		return nil, corrupt("payload length", uint64(len(payload)), uint64(n))
+	}
+	if got, want := xxh3.Hash(payload), le.Uint64(frame[offSum:]); got != want {
+		return nil, corrupt("payload checksum", got, want)
+	}
+	return payload, nil
+}

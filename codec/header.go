@@ -1,0 +1,147 @@
+package codec
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"math"
+
+	"github.com/kvtier/kvtier/block"
+)
+
+// Wire constants.
+const (
+	Major = 1
+	Minor = 0
+
+	// HeaderBytes is the fixed part in front of the metadata.
+	HeaderBytes = 200
+	// MaxMetaBytes bounds the metadata.
+	MaxMetaBytes = 4096
+
+	payloadAlign = 64 // so that a payload in a page-aligned buffer can be viewed as vectors
+)
+
+const (
+	offMajor    = 4
+	offMinor    = 5
+	offFlags    = 6
+	offPayload  = 8
+	offMetaLen  = 12
+	offStored   = 16
+	offDecoded  = 24
+	offWeights  = 32
+	offLayout   = 64
+	offNS       = 96
+	offHash     = 128
+	offEpoch    = 160
+	offPart     = 168
+	offParts    = 170
+	offTokens   = 172
+	offEncoding = 176
+	offSum      = 184
+	offCRC      = 196
+)
+
+var magic = [4]byte{0x8b, 'K', 'V', 'T'}
+
+// Encoding says how a payload is stored. Values are wire format.
+type Encoding uint8
+
+// Raw stores the payload as the layout describes it.
+const Raw Encoding = 0
+
+// Header is what a value says of itself. A reader states what it expects and gets the payload only on equality.
+type Header struct {
+	Identity  block.Identity
+	Namespace block.Digest
+	Epoch     block.Epoch
+	Hash      block.Hash
+	Part      int // index among the layout's parts
+}
+
+// put writes the header of a value whose metadata and payload are in place already, and both checksums.
+func (h *Header) put(frame []byte, f *Format, sum uint64) {
+	le := binary.LittleEndian
+	clear(frame[:HeaderBytes])
+	copy(frame, magic[:])
+	frame[offMajor], frame[offMinor] = Major, Minor
+	le.PutUint32(frame[offPayload:], uint32(f.payloadOffset))
+	le.PutUint32(frame[offMetaLen:], uint32(len(f.meta)))
+	n := uint64(len(frame) - f.payloadOffset)
+	le.PutUint64(frame[offStored:], n)
+	le.PutUint64(frame[offDecoded:], n)
+	copy(frame[offWeights:], h.Identity.Weights[:])
+	copy(frame[offLayout:], h.Identity.Layout[:])
+	copy(frame[offNS:], h.Namespace[:])
+	copy(frame[offHash:], h.Hash[:])
+	le.PutUint64(frame[offEpoch:], uint64(h.Epoch))
+	le.PutUint16(frame[offPart:], uint16(h.Part))
+	le.PutUint16(frame[offParts:], uint16(f.layout.PartCount()))
+	le.PutUint32(frame[offTokens:], uint32(f.layout.BlockTokens))
+	frame[offEncoding] = byte(Raw)
+	le.PutUint64(frame[offSum:], sum)
+	le.PutUint32(frame[offCRC:], headerCRC(frame[:f.payloadOffset]))
+}
+
+// parse reads the identity fields; it checks nothing but that they fit in an int.
+func parse(frame []byte) Header {
+	le := binary.LittleEndian
+	var h Header
+	copy(h.Identity.Weights[:], frame[offWeights:])
+	copy(h.Identity.Layout[:], frame[offLayout:])
+	copy(h.Namespace[:], frame[offNS:])
+	copy(h.Hash[:], frame[offHash:])
+	h.Epoch = block.Epoch(le.Uint64(frame[offEpoch:]))
+	h.Part = int(le.Uint16(frame[offPart:]))
+	return h
+}
+
+// envelope checks everything that does not depend on who reads: magic, version, flags, lengths, header checksum. It returns the
+// payload's offset.
+func envelope(frame []byte) (payloadOffset int, err error) {
+	le := binary.LittleEndian
+	if len(frame) < HeaderBytes {
+		return 0, corrupt("length", uint64(len(frame)), HeaderBytes)
+	}
+	if [4]byte(frame[:4]) != magic {
+		return 0, corrupt("magic", uint64(le.Uint32(frame)), uint64(le.Uint32(magic[:])))
+	}
+	if frame[offMajor] != Major {
+		return 0, &Error{kind: ErrVersion, Field: "major version", Got: uint64(frame[offMajor]), Want: Major}
+	}
+	off, metaLen := le.Uint32(frame[offPayload:]), le.Uint32(frame[offMetaLen:])
+	if metaLen > MaxMetaBytes {
+		return 0, corrupt("metadata length", uint64(metaLen), MaxMetaBytes)
+	}
+	if want := alignedOffset(int(metaLen)); int64(off) != int64(want) || want > len(frame) {
+		return 0, corrupt("payload offset", uint64(off), uint64(want))
+	}
+	if got, want := headerCRC(frame[:off]), le.Uint32(frame[offCRC:]); got != want {
+		return 0, corrupt("header checksum", uint64(got), uint64(want))
+	}
+	// What follows is as the writer meant it: a difference is a newer format, not damage.
+	if flags := le.Uint16(frame[offFlags:]); flags != 0 {
+		return 0, &Error{kind: ErrVersion, Field: "must-understand flags", Got: uint64(flags)}
+	}
+	if e := frame[offEncoding]; e != byte(Raw) {
+		return 0, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(e)}
+	}
+	stored, decoded := le.Uint64(frame[offStored:]), le.Uint64(frame[offDecoded:])
+	if rest := uint64(len(frame)) - uint64(off); stored != rest {
+		return 0, corrupt("payload length", rest, stored)
+	}
+	if decoded != stored || decoded > math.MaxInt32 {
+		return 0, corrupt("decoded length", decoded, stored)
+	}
+	return int(off), nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func headerCRC(head []byte) uint32 {
+	return crc32.Update(crc32.Checksum(head[:offCRC], castagnoli), castagnoli, head[HeaderBytes:])
+}
+
+func alignedOffset(metaLen int) int {
+	return (HeaderBytes + metaLen + payloadAlign - 1) / payloadAlign * payloadAlign
+}

@@ -1,0 +1,165 @@
+package tiered
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
+	"github.com/kvtier/kvtier/store"
+)
+
+// WritePolicy says when a block that was computed here goes to the remote tier.
+type WritePolicy uint8
+
+const (
+	// WriteThrough stores a block as soon as it has been computed: other workers can use it at once.
+	WriteThrough WritePolicy = iota
+	// WriteOnEvict stores a block when it leaves the hot tier for space: less traffic, sharing of cold blocks only.
+	WriteOnEvict
+)
+
+// ParseWritePolicy reads "through" or "evict".
+func ParseWritePolicy(s string) (WritePolicy, error) {
+	switch s {
+	case "through":
+		return WriteThrough, nil
+	case "evict":
+		return WriteOnEvict, nil
+	}
+	return 0, fmt.Errorf("tiered: unknown write policy %q, want \"through\" or \"evict\"", s)
+}
+
+func (p WritePolicy) String() string {
+	if p == WriteOnEvict {
+		return "evict"
+	}
+	return "through"
+}
+
+// Options configure a Cache. The zero value of each field means its default.
+type Options struct {
+	// Layout of the blocks; required. A cache serves one layout for its whole life.
+	Layout block.Layout
+	// Remote is the shared tier; nil for none. The cache does not close it.
+	Remote store.Store
+
+	HotBytes   int64         // bound of the hot tier; default 256 MiB
+	SpillBytes int64         // bound of the spill queue; default 64 MiB
+	FillBytes  int64         // bound of all blocks being fetched; default 256 MiB
+	TTL        time.Duration // of stored values; default 6 h
+
+	ProbeTimeout time.Duration // how long the remote tier may take to say what it has; default 100 ms
+	FetchTimeout time.Duration // how long a request waits for remote blocks altogether; default 1 s
+	SpillTimeout time.Duration // of one batch of writes; default 5 s
+
+	WritePolicy WritePolicy
+	// Logger receives changes of state, never requests; nil discards.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	def := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&o.HotBytes, 256<<20)
+	def(&o.SpillBytes, 64<<20)
+	def(&o.FillBytes, 256<<20)
+	for d, v := range map[*time.Duration]time.Duration{
+		&o.TTL: 6 * time.Hour, &o.ProbeTimeout: 100 * time.Millisecond, &o.FetchTimeout: time.Second, &o.SpillTimeout: 5 * time.Second,
+	} {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func (o Options) validate() error {
+	errs := []error{o.Layout.Validate()}
+	for name, v := range map[string]int64{
+		"HotBytes": o.HotBytes, "SpillBytes": o.SpillBytes, "FillBytes": o.FillBytes, "TTL": int64(o.TTL),
+		"ProbeTimeout": int64(o.ProbeTimeout), "FetchTimeout": int64(o.FetchTimeout), "SpillTimeout": int64(o.SpillTimeout),
+	} {
+		if v < 0 {
+			errs = append(errs, fmt.Errorf("tiered: %s is negative", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Cache is the hot tier of one worker and its access to the remote tier. It is safe for concurrent use.
+type Cache struct {
+	opts   Options
+	format *codec.Format
+	remote store.Store
+
+	viewMu sync.Mutex // serialises SetView
+	view   atomic.Pointer[View]
+
+	slabs   *slabs
+	hot     *hot
+	spill   *spillQueue
+	flights flights
+	stats   counters
+
+	ctx    context.Context // ends when Close gives up draining; parent of everything in the background
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	closed atomic.Bool
+}
+
+// New makes a cache. It caches nothing until SetView says what computed its blocks.
+func New(opts Options) (*Cache, error) {
+	opts = opts.withDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	format, err := codec.NewFormat(opts.Layout)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
+	c.slabs = newSlabs(format, min(opts.HotBytes/8, 16<<20))
+	c.spill = newSpillQueue(opts.SpillBytes, &c.stats)
+	c.flights.m = map[flightKey]*fill{}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if c.remote != nil {
+		c.wg.Go(c.spillLoop)
+	}
+	return c, nil
+}
+
+// Close stores what is queued until ctx ends, then stops everything in the background and waits for it. Requests must have
+// ended before. It returns the number of queued blocks that were not stored.
+func (c *Cache) Close(ctx context.Context) (lost int) {
+	if c.closed.Swap(true) {
+		return 0
+	}
+	if c.remote != nil {
+		c.spill.waitEmpty(ctx)
+	}
+	c.cancel()
+	c.wg.Wait()
+	lost = c.spill.dropAll(dropShutdown)
+	c.hot.drop(Generation{})
+	return lost
+}
+
+// Flush waits until every block queued so far has been stored or dropped, or ctx ends.
+func (c *Cache) Flush(ctx context.Context) error {
+	if !c.spill.waitEmpty(ctx) {
+		return fmt.Errorf("tiered: flush: %w", context.Cause(ctx))
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package tiered
+
+import (
+	"time"
+
+	"github.com/kvtier/kvtier/block"
+)
+
+// Generation says what K/V may be used together: the identity that computed it and the epoch it was computed in. Epoch numbers
+// alone can repeat after a control record was lost, so the random Act is compared with them.
+type Generation struct {
+	Identity block.Identity
+	Epoch    block.Epoch
+	Act      [16]byte
+}
+
+// Access says which tiers may be used.
+type Access uint8
+
+// Levels of access, each including the one before.
+const (
+	AccessNone   Access = iota // no K/V may be reused: the variant is revoked, or a strict worker lost its lease
+	AccessHot                  // only what this worker computed or fetched itself
+	AccessShared               // the remote tier too
+)
+
+func (a Access) String() string {
+	switch a {
+	case AccessShared:
+		return "shared"
+	case AccessHot:
+		return "hot"
+	}
+	return "none"
+}
+
+// View is what a cache may do at this moment. A request takes one View at its start and brings it to every call.
+type View struct {
+	Generation
+	Access Access
+	// Until, if set, is when Access falls to Then: the end of a lease on the worker's own clock.
+	Until time.Time
+	Then  Access
+}
+
+// at resolves the lease.
+func (v View) at(now time.Time) View {
+	if !v.Until.IsZero() && now.After(v.Until) {
+		v.Access, v.Until = min(v.Access, v.Then), time.Time{}
+	}
+	return v
+}
+
+// SetView installs v. If its generation differs from the current one, every hot block and every queued spill of the old
+// generation is dropped before SetView returns, and fills and puts under way for it will be refused.
+func (c *Cache) SetView(v View) {
+	c.viewMu.Lock()
+	defer c.viewMu.Unlock()
+	old := c.view.Swap(&v)
+	if old != nil && old.Generation == v.Generation {
+		return
+	}
+	// Order matters: the new view is visible first, so that a fill or a put of the old generation that is committed after
+	// this drop sees it and refuses (hot.insert compares under the lock that drop takes).
+	dropped := c.hot.drop(v.Generation)
+	c.stats.invalidated.Add(int64(dropped))
+	c.spill.dropAll(dropStale)
+}
+
+// View returns the current view: nothing is cached before the first SetView.
+func (c *Cache) View() View {
+	if v := c.view.Load(); v != nil {
+		return v.at(time.Now())
+	}
+	return View{}
+}
+
+// allows reports whether K/V of g may be used now, with access a.
+func (c *Cache) allows(g Generation, a Access) bool {
+	v := c.View()
+	return v.Generation == g && v.Access >= a
+}

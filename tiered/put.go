@@ -1,0 +1,47 @@
+package tiered
+
+import (
+	"fmt"
+
+	"github.com/kvtier/kvtier/block"
+)
+
+// Put takes in a block that was computed under v: the depth-th of its chain, named hash, in namespace ns. export is called once per part to
+// write its payload, unless the block is hot already or v is not current any more; then Put does nothing. The generation that the
+// block is labelled with is v's, captured when the request began, never the one current at some later moment.
+func (c *Cache) Put(v View, ns block.Digest, hash block.Hash, depth int, export func(p block.Part, dst []byte) error) error {
+	if c.closed.Load() || !c.allows(v.Generation, AccessHot) || c.hot.contains(v.Generation, hash) {
+		return nil
+	}
+	e := c.slabs.get(v.Generation, ns, hash, depth)
+	defer e.release()
+	l := c.format.Layout()
+	for i := range e.frames {
+		p := l.Part(i)
+		e.frames[i] = e.frames[i][:c.format.FrameBytes(p)]
+		e.places[i] = c.format.Payload(e.frames[i])
+		if err := export(p, e.places[i]); err != nil {
+			return fmt.Errorf("tiered: put block %d: %w", depth, err)
+		}
+		if err := c.format.Seal(e.frames[i], e.header(i)); err != nil {
+			return err
+		}
+	}
+	c.admit(e)
+	if c.remote != nil && c.opts.WritePolicy == WriteThrough {
+		c.spill.offer(e)
+	}
+	return nil
+}
+
+// admit makes e hot and passes on what had to leave for it.
+func (c *Cache) admit(e *entry) {
+	victims, _ := c.hot.insert(e)
+	c.stats.evicted.Add(int64(len(victims)))
+	for _, v := range victims {
+		if c.remote != nil && c.opts.WritePolicy == WriteOnEvict {
+			c.spill.offer(v)
+		}
+		v.release()
+	}
+}

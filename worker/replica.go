@@ -1,0 +1,191 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/tiered"
+	"github.com/kvtier/kvtier/worker/engine"
+)
+
+// Errors that callers act on.
+var (
+	// ErrClosed means that the replica is shutting down.
+	ErrClosed = errors.New("worker: closed")
+	// ErrShape means that a checkpoint's K/V layout differs from the one the worker serves.
+	ErrShape = errors.New("worker: checkpoint of another shape")
+	// ErrRequest means that the request itself is wrong; the message says what to change.
+	ErrRequest = errors.New("worker: bad request")
+)
+
+// Grants is where a replica learns which epochs it may use: a coordinator.Watch, or nil for a worker on its own.
+type Grants interface {
+	View() coordinator.View
+}
+
+// Options configure a Replica.
+type Options struct {
+	// Engine holds the first weights; required. The replica closes it, and every engine that replaces it.
+	Engine engine.Engine
+	// Label names the first weights for people, such as a file name.
+	Label string
+	// Cache holds K/V of the engine's layout; required. The caller closes it, after the replica.
+	Cache *tiered.Cache
+	// Grants tells which epochs may be used. Without it the worker stands alone: epoch 0, always granted.
+	Grants Grants
+	// OnExpiry says what to do when the lease has expired; default coordinator.Local.
+	OnExpiry coordinator.OnExpiry
+	// Secret keys the chain hashes; workers that share entries share it. Empty means block.DefaultSecret.
+	Secret []byte
+	// MaxSequences bounds the requests that run at once; more wait for their turn. Default 4.
+	MaxSequences int
+	// Logger receives changes of state, never prompts; nil discards.
+	Logger *slog.Logger
+}
+
+// Replica serves one model: it answers requests and swaps weights. It is safe for concurrent use.
+type Replica struct {
+	opts Options
+
+	// latch is held by every request with weight 1 and by SwapWeights with all of it. Waiters are served in order, so that a swap is
+	// not starved by traffic.
+	latch *semaphore.Weighted
+
+	mu struct {
+		sync.Mutex // guards the fields and every change of the cache's view
+		engine     engine.Engine
+		label      string
+		closed     bool
+	}
+	swaps sync.Mutex // one swap at a time
+}
+
+// NewReplica returns a replica that is ready to serve.
+func NewReplica(opts Options) (*Replica, error) {
+	if opts.Engine == nil || opts.Cache == nil {
+		return nil, errors.New("worker: Options.Engine and Options.Cache are required")
+	}
+	if opts.OnExpiry == "" {
+		opts.OnExpiry = coordinator.Local
+	}
+	if opts.MaxSequences == 0 {
+		opts.MaxSequences = 4
+	}
+	if opts.MaxSequences < 1 {
+		return nil, fmt.Errorf("worker: MaxSequences is %d, want at least 1", opts.MaxSequences)
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := &Replica{opts: opts, latch: semaphore.NewWeighted(int64(opts.MaxSequences))}
+	r.mu.engine, r.mu.label = opts.Engine, opts.Label
+	r.Refresh()
+	return r, nil
+}
+
+// Resident returns the engine in use and the label of its weights. The engine is valid until the next swap.
+func (r *Replica) Resident() (engine.Engine, string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.engine, r.mu.label
+}
+
+// Cache returns the cache the replica was made with.
+func (r *Replica) Cache() *tiered.Cache { return r.opts.Cache }
+
+// Refresh brings the cache's view up to date with the grants. It is cheap; call it whenever the record may have changed, and
+// several times per lease.
+func (r *Replica) Refresh() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refreshLocked()
+}
+
+func (r *Replica) refreshLocked() {
+	id := r.mu.engine.Identity()
+	if r.opts.Grants == nil {
+		r.opts.Cache.SetView(tiered.View{Generation: tiered.Generation{Identity: id}, Access: tiered.AccessShared})
+		return
+	}
+	r.opts.Cache.SetView(viewOf(id, r.opts.Grants.View(), r.opts.OnExpiry))
+}
+
+// viewOf derives what the cache may do with K/V of id from what the worker knows of its model's record.
+func viewOf(id block.Identity, v coordinator.View, on coordinator.OnExpiry) tiered.View {
+	withoutLease := tiered.AccessNone
+	if on == coordinator.Local {
+		withoutLease = tiered.AccessHot
+	}
+	ungranted := tiered.View{Generation: tiered.Generation{Identity: id}}
+	if v.State == coordinator.Unsynced {
+		ungranted.Access = withoutLease
+		return ungranted
+	}
+	grant, ok := v.Grant(id.Variant())
+	if !ok { // revoked, or never registered
+		return ungranted
+	}
+	view := tiered.View{
+		Generation: tiered.Generation{Identity: id, Epoch: grant.Epoch, Act: grant.Act},
+		Access:     withoutLease, Then: withoutLease,
+	}
+	if v.State == coordinator.Leased {
+		view.Access, view.Until = tiered.AccessShared, v.LeaseUntil
+	}
+	return view
+}
+
+// SwapWeights replaces the resident weights by those that open returns. Loading happens beside traffic; then new requests wait, running
+// ones end, everything cached from the old weights is dropped, the new engine takes over, and requests go on. The layout must
+// stay the same (ErrShape). When it fails, nothing has changed.
+func (r *Replica) SwapWeights(ctx context.Context, label string, open func(context.Context) (engine.Engine, error)) error {
+	r.swaps.Lock()
+	defer r.swaps.Unlock()
+	next, err := open(ctx)
+	if err != nil {
+		return fmt.Errorf("worker: load %s: %w", label, err)
+	}
+	if got, want := next.Layout(), r.opts.Engine.Layout(); got.Digest() != want.Digest() {
+		return errors.Join(fmt.Errorf("%w: %s has K/V layout %+v, this worker serves %+v: start a worker of its own for it", ErrShape, label, got, want), next.Close())
+	}
+	start := time.Now()
+	if err := r.latch.Acquire(ctx, int64(r.opts.MaxSequences)); err != nil {
+		return errors.Join(fmt.Errorf("worker: swap to %s: waiting for running requests: %w", label, err), next.Close())
+	}
+	defer r.latch.Release(int64(r.opts.MaxSequences))
+	r.mu.Lock()
+	if r.mu.closed {
+		r.mu.Unlock()
+		return errors.Join(ErrClosed, next.Close())
+	}
+	old := r.mu.engine
+	r.mu.engine, r.mu.label = next, label
+	r.refreshLocked() // another identity: drops hot blocks and queued spills of the old one
+	r.mu.Unlock()
+	r.opts.Logger.Info("weights swapped", "label", label, "weights", next.Identity().Weights.Short(), "pause", time.Since(start))
+	return old.Close()
+}
+
+// Close waits for running requests, at most until ctx ends, refuses new ones and closes the engine.
+func (r *Replica) Close(ctx context.Context) error {
+	r.mu.Lock()
+	already := r.mu.closed
+	r.mu.closed = true
+	e := r.mu.engine
+	r.mu.Unlock()
+	if already {
+		return nil
+	}
+	if err := r.latch.Acquire(ctx, int64(r.opts.MaxSequences)); err != nil {
+		return fmt.Errorf("worker: close: requests still run: %w", err)
+	}
+	return e.Close()
+}
