@@ -19,6 +19,9 @@ var (
 	ErrNotFound = errors.New("store: not found")
 	// ErrTooLarge means that a stored value does not fit the buffer, or that one to be put exceeds MaxValueBytes.
 	ErrTooLarge = errors.New("store: value too large")
+	// ErrInvalid means that the caller asked for something no store can do, such as a TTL that is not positive or a key
+	// longer than MaxKeyBytes: a mistake in the program, never a fault of the store.
+	ErrInvalid = errors.New("store: invalid argument")
 	// ErrFull means that the store has no room and evicts nothing to make some (Redis: OOM under noeviction). Reads still work.
 	ErrFull = errors.New("store: full")
 	// ErrUnavailable means that the store was not asked, because it has failed lately.
@@ -59,7 +62,9 @@ type Store interface {
 	Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2[int, error]
 
 	// Put stores items, each for ttl at least and a bounded jitter at most longer; ttl must be positive. When it returns an error, any
-	// subset of the items may have been stored, but no value in part.
+	// subset of the items may have been stored, but no value in part. If a key occurs twice in items, either value may remain.
+	// It refuses a value longer than MaxValueBytes with ErrTooLarge, a longer key than MaxKeyBytes or a TTL that is not positive
+	// with ErrInvalid, in either case before it stores anything.
 	Put(ctx context.Context, items []Item, ttl time.Duration) error
 
 	// Delete removes keys and returns how many of them existed.
@@ -104,7 +109,7 @@ func IsFault(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
-	for _, ok := range []error{ErrNotFound, ErrTooLarge, ErrFull, ErrUnavailable, ErrClosed} {
+	for _, ok := range []error{ErrNotFound, ErrTooLarge, ErrInvalid, ErrFull, ErrUnavailable, ErrClosed} {
 		if errors.Is(err, ok) {
 			return false
 		}

@@ -141,11 +141,12 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 	if failed == nil {
 		failed = context.DeadlineExceeded // a store that yields too little is out of contract; treat it as out of time
 	}
+	// Before anybody is told: who computes the block anew must not have its fresh value deleted.
+	c.discardBad(fills[at], failed)
 	for i := at; i < len(fills); i++ {
 		entries[i].release()
 		c.finish(fills[i], nil, reasonOf(failed))
 	}
-	c.discardBad(fills[at], failed)
 }
 
 // commit makes a fetched block hot and hands it to whoever waits. insert compares the generation under the lock that a change of generation

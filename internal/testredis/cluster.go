@@ -1,0 +1,93 @@
+package testredis
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/redis/go-redis/v9"
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/wait"
+)
+
+// slots is how many hash slots Redis Cluster has.
+const slots = 16384
+
+// StartCluster runs a cluster of masters without replicas in one container, removed when the test ends, and returns its address as
+// redis+cluster://host:port,…. One container, because its nodes then find each other under the same address and ports as
+// the test does. It skips or fails the test when there is no container engine.
+func StartCluster(tb testing.TB, masters int) string {
+	tb.Helper()
+	need(tb)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+
+	var script strings.Builder
+	var addrs []string
+	ports := make(network.PortMap)
+	var exposed []string
+	for i := range masters {
+		port, err := freePort()
+		if err != nil {
+			tb.Fatalf("testredis: %v", err)
+		}
+		fmt.Fprintf(&script, "%s --save '' --port %s --cluster-enabled yes --cluster-config-file /tmp/%s.conf --cluster-port %d "+
+			"--cluster-announce-ip 127.0.0.1 --protected-mode no & ", serverName(), port, port, 17001+i)
+		addrs = append(addrs, "127.0.0.1:"+port)
+		exposed = append(exposed, port+"/tcp")
+		ports[network.MustParsePort(port+"/tcp")] = []network.PortBinding{{HostPort: port}}
+	}
+	ctr, err := testcontainers.Run(ctx, image(),
+		testcontainers.WithEntrypoint("sh", "-c", script.String()+"wait"),
+		testcontainers.WithExposedPorts(exposed...),
+		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) { h.PortBindings = ports }),
+		testcontainers.WithWaitStrategy(wait.ForLog("Ready to accept connections").WithOccurrence(masters)),
+		testcontainers.WithLogger(quiet{}))
+	testcontainers.CleanupContainer(tb, ctr)
+	if err == nil {
+		err = join(ctx, addrs)
+	}
+	if err != nil {
+		tb.Fatalf("testredis: cluster: %v", err)
+	}
+	return "redis+cluster://" + strings.Join(addrs, ",")
+}
+
+// join deals out the slots, introduces the nodes to each other, and waits until all of them agree.
+func join(ctx context.Context, addrs []string) error {
+	var clients []*redis.Client
+	for i, addr := range addrs {
+		c := redis.NewClient(&redis.Options{Addr: addr})
+		defer c.Close()
+		clients = append(clients, c)
+		from, to := i*slots/len(addrs), (i+1)*slots/len(addrs)-1
+		if err := c.ClusterAddSlotsRange(ctx, from, to).Err(); err != nil {
+			return err
+		}
+	}
+	for i, addr := range addrs[1:] {
+		_, port, _ := strings.Cut(addr, ":")
+		// the bus port is not the default one, so that it must be said
+		if err := clients[0].Do(ctx, "cluster", "meet", "127.0.0.1", port, 17002+i).Err(); err != nil {
+			return err
+		}
+	}
+	for _, c := range clients {
+		for {
+			info, err := c.ClusterInfo(ctx).Result()
+			if err == nil && strings.Contains(info, "cluster_state:ok") &&
+				strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", len(addrs))) {
+				break
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("the nodes do not agree: %w", ctx.Err())
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,316 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+)
+
+var _ Store = (*Breaker)(nil)
+
+// BreakerState is what a Breaker does with calls.
+type BreakerState uint8
+
+const (
+	// BreakerClosed lets calls through: the store is well.
+	BreakerClosed BreakerState = iota
+	// BreakerOpen answers ErrUnavailable without asking the store.
+	BreakerOpen
+	// BreakerHalfOpen has let one call through, whose outcome decides, and treats the others as BreakerOpen does.
+	BreakerHalfOpen
+)
+
+// String returns closed, open or half-open.
+func (s BreakerState) String() string {
+	switch s {
+	case BreakerClosed:
+		return "closed"
+	case BreakerOpen:
+		return "open"
+	case BreakerHalfOpen:
+		return "half-open"
+	default:
+		return fmt.Sprintf("BreakerState(%d)", uint8(s))
+	}
+}
+
+// BreakerOptions configures WithBreaker. Zero means the default everywhere.
+type BreakerOptions struct {
+	// Faults is how many calls in a row must fail before the breaker opens. Default 5.
+	Faults int
+	// MinDelay is how long it stays open the first time, default 1 s; each probe that fails doubles that, up to MaxDelay, default 30 s.
+	MinDelay, MaxDelay time.Duration
+	// Jitter is by which part at most a delay is shortened at random, so that many workers do not probe together.
+	// Default 0.2; negative means none; below 1.
+	Jitter float64
+	// ProbeTimeout is how long a probe may take before another may be sent, default 10 s: a caller that never ends its
+	// loop over Get must not keep the breaker half-open forever.
+	ProbeTimeout time.Duration
+	// OnStateChange is called after each change, in order, never concurrently, outside locks; it should return soon, because the call
+	// that made the change waits. Nil: nothing.
+	OnStateChange func(from, to BreakerState)
+}
+
+func (o BreakerOptions) withDefaults() BreakerOptions {
+	if o.Faults <= 0 {
+		o.Faults = 5
+	}
+	if o.MinDelay <= 0 {
+		o.MinDelay = time.Second
+	}
+	if o.MaxDelay <= 0 {
+		o.MaxDelay = 30 * time.Second
+	}
+	o.MaxDelay = max(o.MaxDelay, o.MinDelay)
+	if o.Jitter == 0 {
+		o.Jitter = 0.2
+	}
+	o.Jitter = min(max(o.Jitter, 0), 0.99)
+	if o.ProbeTimeout <= 0 {
+		o.ProbeTimeout = 10 * time.Second
+	}
+	return o
+}
+
+// Breaker is a Store that stops asking a store which is sick. It counts calls that end with a fault (IsFault: time-outs are
+// faults, ordinary misses and callers that went away are not). After Options.Faults of them in a row it opens and answers
+// ErrUnavailable at once. When the delay is over, the next call is a probe: if it succeeds, the breaker closes; if it fails, the
+// delay doubles. Nothing but traffic is needed to heal, and no timer runs. It is safe for concurrent use.
+//
+// The powers of the wrapped store, found with As, are not guarded.
+type Breaker struct {
+	inner       Store
+	opts        BreakerOptions
+	unavailable error // made once, so that an open breaker allocates nothing
+
+	mu sync.Mutex
+	// circuit counts and decides. Its own delay is zero: it offers growing delays only to code that it runs itself, which would
+	// allocate for each call and let results from before a trip decide after it. The delays are in until.
+	circuit circuitbreaker.CircuitBreaker[any]
+	state   BreakerState
+	era     uint64        // number of state changes: the outcome of a call from an earlier era says nothing about this one
+	delay   time.Duration // of the current or last open era, before jitter
+	until   time.Time     // open: when the next call may probe; half-open: when the probe is given up
+	changes []change      // not yet told
+	telling bool
+}
+
+type change struct{ from, to BreakerState }
+
+// WithBreaker wraps s for callers that prefer a quick no to a slow one. Each back end needs a Breaker of its own.
+func WithBreaker(s Store, o BreakerOptions) *Breaker {
+	b := &Breaker{inner: s, opts: o.withDefaults(), unavailable: fmt.Errorf("breaker is open: %w", ErrUnavailable)}
+	b.circuit = circuitbreaker.NewBuilder[any]().
+		WithFailureThreshold(uint(b.opts.Faults)).
+		WithSuccessThreshold(1).
+		WithDelay(0).
+		OnStateChanged(b.changed). // called within methods of circuit, thus with mu held
+		Build()
+	return b
+}
+
+// State returns the state. An open breaker whose delay is over stays open until the next call.
+func (b *Breaker) State() BreakerState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state
+}
+
+// Unwrap returns the wrapped store.
+func (b *Breaker) Unwrap() Store { return b.inner }
+
+// Lead implements Store.
+func (b *Breaker) Lead(ctx context.Context, keys []string) (int, error) {
+	if len(keys) == 0 {
+		return b.inner.Lead(ctx, keys)
+	}
+	return guarded(ctx, b, func() (int, error) { return b.inner.Lead(ctx, keys) })
+}
+
+// Get implements Store. The call's outcome is a fault if any key's was.
+func (b *Breaker) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2[int, error] {
+	seq := b.inner.Get(ctx, keys, bufs)
+	if len(keys) == 0 {
+		return seq
+	}
+	return func(yield func(int, error) bool) {
+		era, err := b.admit(ctx)
+		if err != nil {
+			for range keys {
+				if !yield(0, err) {
+					return
+				}
+			}
+			return
+		}
+		worst := outcomeNone
+		defer func() { b.record(era, worst) }()
+		for n, err := range seq {
+			if worst = max(worst, outcomeOf(err)); worst != outcomeNone && b.State() == BreakerHalfOpen {
+				b.record(era, worst) // do not let the loop body delay the recovery; later results are of another era
+			}
+			if !yield(n, err) {
+				return
+			}
+		}
+	}
+}
+
+// Put implements Store.
+func (b *Breaker) Put(ctx context.Context, items []Item, ttl time.Duration) error {
+	if len(items) == 0 {
+		return b.inner.Put(ctx, items, ttl)
+	}
+	_, err := guarded(ctx, b, func() (int, error) { return 0, b.inner.Put(ctx, items, ttl) })
+	return err
+}
+
+// Delete implements Store.
+func (b *Breaker) Delete(ctx context.Context, keys []string) (int, error) {
+	if len(keys) == 0 {
+		return b.inner.Delete(ctx, keys)
+	}
+	return guarded(ctx, b, func() (int, error) { return b.inner.Delete(ctx, keys) })
+}
+
+// Ping implements Store. It is refused and counted like any call, and makes a cheap probe.
+func (b *Breaker) Ping(ctx context.Context) error {
+	_, err := guarded(ctx, b, func() (int, error) { return 0, b.inner.Ping(ctx) })
+	return err
+}
+
+// Close implements Store. It always reaches the store.
+func (b *Breaker) Close() error { return b.inner.Close() }
+
+// guarded runs call if the breaker admits it, and counts its outcome.
+func guarded(ctx context.Context, b *Breaker, call func() (int, error)) (int, error) {
+	era, err := b.admit(ctx)
+	if err != nil {
+		return 0, err
+	}
+	outcome := outcomeNone
+	defer func() { b.record(era, outcome) }() // also when call panics
+	n, err := call()
+	outcome = outcomeOf(err)
+	return n, err
+}
+
+// outcome is what a call says about the store. The order matters: one fault outweighs successes.
+type outcome uint8
+
+const (
+	outcomeNone  outcome = iota // the caller went away, or the store is closed
+	outcomeWell                 // an answer, be it no
+	outcomeFault                // see IsFault
+)
+
+func outcomeOf(err error) outcome {
+	switch {
+	case err == nil:
+		return outcomeWell
+	case IsFault(err):
+		return outcomeFault
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed), errors.Is(err, ErrUnavailable), errors.Is(err, ErrInvalid):
+		return outcomeNone
+	default:
+		return outcomeWell
+	}
+}
+
+// admit returns the era of a call that may go ahead, or the reason why it may not.
+func (b *Breaker) admit(ctx context.Context) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("breaker: %w", err) // it must neither count as a fault nor use up the probe
+	}
+	b.mu.Lock()
+	era, ok := b.tryAdmit()
+	b.tellAndUnlock()
+	if !ok {
+		return 0, b.unavailable
+	}
+	return era, nil
+}
+
+// tryAdmit decides. The caller holds mu.
+func (b *Breaker) tryAdmit() (era uint64, ok bool) {
+	if b.state == BreakerClosed {
+		return b.era, true
+	}
+	now := time.Now()
+	if now.Before(b.until) {
+		return 0, false
+	}
+	if b.state == BreakerHalfOpen { // the probe was lost: begin another without waiting again
+		b.circuit.Open()
+	}
+	if !b.circuit.TryAcquirePermit() {
+		return 0, false
+	}
+	b.until = now.Add(b.opts.ProbeTimeout)
+	return b.era, true
+}
+
+// record counts the outcome of a call, unless the state has changed since the call began.
+func (b *Breaker) record(era uint64, o outcome) {
+	b.mu.Lock()
+	defer b.tellAndUnlock()
+	if era != b.era {
+		return
+	}
+	switch {
+	case o == outcomeWell:
+		b.circuit.RecordSuccess()
+	case o == outcomeFault:
+		if b.state == BreakerHalfOpen {
+			b.delay = min(2*b.delay, b.opts.MaxDelay)
+		} else {
+			b.delay = b.opts.MinDelay
+		}
+		b.circuit.RecordFailure()
+	case b.state == BreakerHalfOpen: // the probe says nothing: the next call may try again at once
+		b.circuit.Open()
+		b.until = time.Time{}
+	}
+}
+
+// changed follows circuit. The caller holds mu.
+func (b *Breaker) changed(e circuitbreaker.StateChangedEvent) {
+	from := b.state
+	switch e.NewState {
+	case circuitbreaker.ClosedState:
+		b.state = BreakerClosed
+	case circuitbreaker.OpenState:
+		b.state = BreakerOpen
+		b.until = time.Now().Add(b.delay - time.Duration(b.opts.Jitter*rand.Float64()*float64(b.delay)))
+	case circuitbreaker.HalfOpenState:
+		b.state = BreakerHalfOpen
+	}
+	b.era++
+	if b.opts.OnStateChange != nil {
+		b.changes = append(b.changes, change{from, b.state})
+	}
+}
+
+// tellAndUnlock releases mu and reports pending changes, in order, one goroutine at a time.
+func (b *Breaker) tellAndUnlock() {
+	if b.telling || len(b.changes) == 0 {
+		b.mu.Unlock()
+		return
+	}
+	b.telling = true
+	for len(b.changes) > 0 {
+		c := b.changes[0]
+		b.changes = b.changes[1:]
+		b.mu.Unlock()
+		b.opts.OnStateChange(c.from, c.to)
+		b.mu.Lock()
+	}
+	b.telling = false
+	b.mu.Unlock()
+}

@@ -1,0 +1,23 @@
+package store
+
+import (
+	"fmt"
+	"time"
+)
+
+// CheckPut is what every back end asks before it stores anything: it returns ErrInvalid for a ttl that is not positive or a
+// key longer than MaxKeyBytes, ErrTooLarge for a value longer than MaxValueBytes, and the key at fault.
+func CheckPut(items []Item, ttl time.Duration) (key string, err error) {
+	if ttl <= 0 {
+		return "", fmt.Errorf("%w: ttl %v is not positive", ErrInvalid, ttl)
+	}
+	for i := range items {
+		switch it := &items[i]; {
+		case len(it.Key) > MaxKeyBytes:
+			return it.Key[:64], fmt.Errorf("%w: key of %d bytes, at most %d", ErrInvalid, len(it.Key), MaxKeyBytes)
+		case len(it.Value) > MaxValueBytes:
+			return it.Key, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(it.Value), MaxValueBytes)
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,79 @@
+package redisstore
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestOptionsReportAllProblems(t *testing.T) {
+	_, err := Open(Options{
+		Mode: Sentinel, Addrs: []string{"", "/sock"}, Username: "u", Role: "a b", PoolSize: -1, DialTimeout: -1, Timeout: -1, PoolTimeout: -1,
+		MaxInFlightBytes: -1, TTLJitter: 2,
+	})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"Addrs[0]", "Addrs[1]", "MasterName", "Username", "Role", "PoolSize", "DialTimeout", "Timeout", "PoolTimeout",
+		"MaxInFlightBytes", "TTLJitter"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not name %s", err, want)
+		}
+	}
+	if _, err := Open(Options{}); err == nil || !strings.Contains(err.Error(), "no address") {
+		t.Errorf("Open without an address: %v", err)
+	}
+	if _, err := Open(Options{URL: "redis://h", Password: "p"}); err == nil || !strings.Contains(err.Error(), "excludes") {
+		t.Errorf("Open with URL and Password: %v", err)
+	}
+}
+
+func TestJittered(t *testing.T) {
+	for _, c := range []struct {
+		ttl          time.Duration
+		part, random float64
+		want         time.Duration
+	}{
+		{time.Second, 0.1, 0, time.Second},
+		{time.Second, 0.1, 0.5, 1050 * time.Millisecond},
+		{time.Second, -1, 0.5, time.Second},
+		{time.Nanosecond, 0.1, 0.5, time.Millisecond},
+		{1500*time.Microsecond + 1, 0, 0, 2 * time.Millisecond},
+	} {
+		if got := jittered(c.ttl, c.part, c.random); got != c.want {
+			t.Errorf("jittered(%v, %v, %v) = %v, want %v", c.ttl, c.part, c.random, got, c.want)
+		}
+	}
+	if got := jittered(math.MaxInt64/2, 1, 0.999); got < math.MaxInt64/2 {
+		t.Errorf("jittered overflows: %v", got)
+	}
+}
+
+func TestSpansOf(t *testing.T) {
+	sizes := []int{1 << 10, pipelineBytes, 5 << 20, pipelineBytes / 2, pipelineBytes / 2, 1}
+	var got []int
+	for _, s := range spansOf(len(sizes), func(i int) int { return sizes[i] }) {
+		got = append(got, s.to)
+	}
+	if want := []int{1, 2, 3, 5, 6}; len(got) != len(want) || got[3] != want[3] {
+		t.Errorf("spans end at %v, want %v", got, want)
+	}
+	if n := len(spansOf(2*pipelineKeys, func(int) int { return 0 })); n != 2 {
+		t.Errorf("%d spans of empty values, want 2", n)
+	}
+}
+
+func TestTooOld(t *testing.T) {
+	for _, c := range []struct {
+		product, version string
+		want             bool
+	}{
+		{"redis", "7.0.15", true}, {"redis", "6.2", true}, {"redis", "7.2.0", false}, {"redis", "8.0.2", false}, {"redis", "10", false},
+		{"valkey", "7.2.5", true}, {"valkey", "8.0.1", false}, {"valkey", "9.1.0", false}, {"miniredis", "1", false}, {"redis", "", false},
+	} {
+		if got := (Server{Product: c.product, Version: c.version}).tooOld(); got != c.want {
+			t.Errorf("tooOld of %s %s = %v", c.product, c.version, got)
+		}
+	}
+}

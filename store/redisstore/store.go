@@ -1,0 +1,149 @@
+package redisstore
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/kvtier/kvtier/store"
+)
+
+var (
+	_ store.Store    = (*Store)(nil)
+	_ store.Prefixed = (*Store)(nil)
+)
+
+// Store keeps values in Redis or Valkey. It is safe for concurrent use.
+type Store struct {
+	opts     Options
+	client   redis.UniversalClient
+	inFlight *semaphore.Weighted // bytes of values on the wire
+	closed   atomic.Bool
+}
+
+// Open returns a store for the servers that o names. It does not dial: a server that is down shows in the first call, so that
+// a worker can start without its remote tier; call Check for an opinion on the servers. It returns all problems of o joined.
+func Open(o Options) (*Store, error) {
+	o, err := o.resolve()
+	if err != nil {
+		return nil, err
+	}
+	return &Store{opts: o, client: o.connect(), inFlight: semaphore.NewWeighted(int64(o.MaxInFlightBytes))}, nil
+}
+
+// OpenURL is Open with the URL u and otherwise the defaults.
+func OpenURL(u string) (*Store, error) { return Open(Options{URL: u}) }
+
+// Lead implements store.Store with one EXISTS per key in one pipeline, which the client splits by node and sends to all nodes
+// at once. With an error it returns how many keys were known to exist before it.
+func (s *Store) Lead(ctx context.Context, keys []string) (int, error) {
+	if err := s.usable(ctx); err != nil {
+		return 0, &opError{"lead", "", err}
+	}
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	pipe := s.client.Pipeline()
+	for _, k := range keys {
+		pipe.Exists(ctx, k)
+	}
+	cmds, _ := pipe.Exec(ctx) // the first error, which may belong to a key behind the first gap; each command has its own
+	for i, cmd := range cmds {
+		n, err := cmd.(*redis.IntCmd).Result()
+		if err != nil {
+			return i, wrap(ctx, "lead", keys[i], err)
+		}
+		if n == 0 {
+			return i, nil
+		}
+	}
+	return len(keys), nil
+}
+
+// deleteKeys is how many keys one pipeline removes at most: freeing values is the server's main thread's work.
+const deleteKeys = 64
+
+// Delete implements store.Store with UNLINK, in pipelines of at most 64 keys.
+func (s *Store) Delete(ctx context.Context, keys []string) (int, error) {
+	deleted := 0
+	if err := s.usable(ctx); err != nil {
+		return 0, &opError{"delete", "", err}
+	}
+	for len(keys) > 0 {
+		n := min(len(keys), deleteKeys)
+		d, err := unlink(ctx, s.client, "delete", keys[:n])
+		deleted += d
+		if err != nil {
+			return deleted, err
+		}
+		keys = keys[n:]
+	}
+	return deleted, nil
+}
+
+// unlink removes keys in one pipeline and counts those that existed, even if some commands fail.
+func unlink(ctx context.Context, c redis.Cmdable, op string, keys []string) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, &opError{op, keys[0], err}
+	}
+	pipe := c.Pipeline()
+	for _, k := range keys {
+		pipe.Unlink(ctx, k)
+	}
+	cmds, _ := pipe.Exec(ctx)
+	deleted := 0
+	var first error
+	for i, cmd := range cmds {
+		n, err := cmd.(*redis.IntCmd).Result()
+		deleted += int(n)
+		if err != nil && first == nil {
+			first = wrap(ctx, op, keys[i], err)
+		}
+	}
+	return deleted, first
+}
+
+// Ping implements store.Store: every master answers PING.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.usable(ctx); err != nil {
+		return &opError{"ping", "", err}
+	}
+	err := s.eachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return c.Ping(ctx).Err() })
+	if err != nil {
+		return wrap(ctx, "ping", "", err)
+	}
+	return nil
+}
+
+// Close implements store.Store. Calls in flight may fail.
+func (s *Store) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	if err := s.client.Close(); err != nil {
+		return &opError{"close", "", err}
+	}
+	return nil
+}
+
+// usable says why an operation must not start.
+func (s *Store) usable(ctx context.Context) error {
+	if s.closed.Load() {
+		return store.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// eachMaster calls fn for every server that holds keys, several at a time in a cluster.
+func (s *Store) eachMaster(ctx context.Context, fn func(context.Context, *redis.Client) error) error {
+	switch c := s.client.(type) {
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, fn)
+	case *redis.Client:
+		return fn(ctx, c)
+	default:
+		panic("redisstore: unknown client type") // connect makes no other
+	}
+}
