@@ -1,0 +1,36 @@
+package enginetest
+
+import (
+	"testing"
+
+	"github.com/kvtier/kvtier/worker/engine"
+)
+
+// Run runs the whole suite. open returns a new engine with the same weights every time, with a context of at least
+// MinContextBlocks blocks; it closes the engine with the test.
+func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
+	t.Helper()
+	for _, c := range []struct {
+		name string
+		run  func(t *testing.T, open func(t *testing.T) engine.Engine)
+	}{
+		{"Identity", testIdentity},
+		{"Tokenizer", testTokenizer},
+		{"ExportImportDecode", testExportImportDecode},
+		{"ImportAfterHole", testImportAfterHole},
+		{"ImportAnyPosition", testImportAnyPosition},
+		{"ImportedBytesComeBack", testImportedBytesComeBack},
+		{"SkipNotImported", testSkipNotImported},
+		{"BatchInvariance", testBatchInvariance},
+		{"ConcurrentSequences", testConcurrentSequences},
+		{"ContextFull", testContextFull},
+		{"WrongArguments", testWrongArguments},
+		{"Cancelled", testCancelled},
+		{"Closed", testClosed},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, open) })
+	}
+}
+
+// MinContextBlocks is the least context, in blocks, that an engine under test must have.
+const MinContextBlocks = 6

@@ -1,0 +1,146 @@
+package llama
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/half"
+	"github.com/kvtier/kvtier/worker/llama/internal/kernel"
+)
+
+// span holds K and V of kernel.Span consecutive positions: [layer][K, V][KV head][head dim][position] as float32, every
+// value one that binary16 can hold. Positions are innermost because attention runs along them.
+type span struct {
+	kv []float32
+	// imported has a bit per position for each part of a block: [part][Span/64].
+	imported []uint64
+}
+
+const spanWords = kernel.Span / 64
+
+// kvStore is the K and V of one sequence. Memory is taken by the span, as positions are written.
+type kvStore struct {
+	layout block.Layout
+	parts  int
+	spans  []*span // nil where nothing has been written
+	take   func() *span
+}
+
+// at returns the span of a position, making it if necessary.
+func (s *kvStore) at(pos int) *span {
+	i := pos / kernel.Span
+	for len(s.spans) <= i {
+		s.spans = append(s.spans, nil)
+	}
+	if s.spans[i] == nil {
+		s.spans[i] = s.take()
+	}
+	return s.spans[i]
+}
+
+// reserve makes the spans of positions lo to hi-1, so that computing them concurrently allocates nothing.
+func (s *kvStore) reserve(lo, hi int) {
+	for i := lo / kernel.Span; i*kernel.Span < hi; i++ {
+		s.at(i * kernel.Span)
+	}
+}
+
+// plane is the [headDim][Span] keys (which = 0) or values (1) of one head in span i.
+func (s *kvStore) plane(i, layer, which, head int) []float32 {
+	n := s.layout.HeadDim * kernel.Span
+	at := ((layer*2+which)*s.layout.KVHeads + head) * n
+	return s.spans[i].kv[at : at+n]
+}
+
+// put stores token rows of K or V for positions pos onward, rounded to binary16. rows is [tokens][stride], the values of
+// all heads at offset in each row.
+func (s *kvStore) put(pos, tokens, layer, which int, rows []float32, stride, offset int) {
+	width := s.layout.KVHeads * s.layout.HeadDim
+	for tokens > 0 {
+		col := pos % kernel.Span
+		n := min(tokens, kernel.Span-col)
+		at := (layer*2 + which) * width * kernel.Span
+		kv := s.spans[pos/kernel.Span].kv[at : at+width*kernel.Span]
+		for d := range width {
+			dst := kv[d*kernel.Span+col:][:n]
+			for t := range dst {
+				dst[t] = half.Round(rows[t*stride+offset+d])
+			}
+		}
+		rows, pos, tokens = rows[n*stride:], pos+n, tokens-n
+	}
+}
+
+// write stores one part of a block that begins at pos, leaving positions below keep alone.
+func (s *kvStore) write(pos int, p block.Part, keep int, src []byte) {
+	width, block := s.layout.KVHeads*s.layout.HeadDim, s.layout.BlockTokens
+	for t := 0; t < block; {
+		col := (pos + t) % kernel.Span
+		n := min(block-t, kernel.Span-col)
+		sp := s.at(pos + t)
+		skip := min(max(0, keep-pos-t), n)
+		for plane := range 2 * p.Layers {
+			kv := sp.kv[(p.FirstLayer*2+plane)*width*kernel.Span:][:width*kernel.Span]
+			in := src[(plane*block+t)*width*2:]
+			for d := range width {
+				dst := kv[d*kernel.Span+col:][:n]
+				for i := skip; i < n; i++ {
+					dst[i] = half.ToFloat32(binary.LittleEndian.Uint16(in[(i*width+d)*2:]))
+				}
+			}
+		}
+		for i := col + skip; i < col+n; i++ {
+			sp.imported[p.Index*spanWords+i/64] |= 1 << (i % 64)
+		}
+		t += n
+	}
+}
+
+// read is the inverse of write.
+func (s *kvStore) read(pos int, p block.Part, dst []byte) {
+	width, block := s.layout.KVHeads*s.layout.HeadDim, s.layout.BlockTokens
+	for t := 0; t < block; {
+		col := (pos + t) % kernel.Span
+		n := min(block-t, kernel.Span-col)
+		sp := s.spans[(pos+t)/kernel.Span]
+		for plane := range 2 * p.Layers {
+			kv := sp.kv[(p.FirstLayer*2+plane)*width*kernel.Span:][:width*kernel.Span]
+			out := dst[(plane*block+t)*width*2:]
+			for d := range width {
+				for i, v := range kv[d*kernel.Span+col:][:n] {
+					binary.LittleEndian.PutUint16(out[(i*width+d)*2:], half.FromFloat32(v))
+				}
+			}
+		}
+		t += n
+	}
+}
+
+// firstMissing is the first position from lo to hi-1 of which some part was not imported, and that part; ok if there is none.
+func (s *kvStore) firstMissing(lo, hi int) (pos, part int, ok bool) {
+	for pos := lo; pos < hi; pos++ {
+		i := pos / kernel.Span
+		if i >= len(s.spans) || s.spans[i] == nil {
+			return pos, 0, false
+		}
+		for part := range s.parts {
+			if bit := pos % kernel.Span; s.spans[i].imported[part*spanWords+bit/64]>>(bit%64)&1 == 0 {
+				return pos, part, false
+			}
+		}
+	}
+	return 0, 0, true
+}
+
+// checkPart refuses a part that is not one of the layout's, or bytes that are not as many as it has.
+func (s *kvStore) checkPart(op string, p block.Part, bytes int) error {
+	if p.Index < 0 || p.Index >= s.parts || s.layout.Part(p.Index) != p {
+		return fmt.Errorf("llama: %s: part %d with layers %d to %d is not one of the layout's %d parts",
+			op, p.Index, p.FirstLayer, p.FirstLayer+p.Layers-1, s.parts)
+	}
+	if want := s.layout.PartBytes(p); bytes != want {
+		return fmt.Errorf("llama: %s: part %d has %d bytes, want %d", op, p.Index, bytes, want)
+	}
+	return nil
+}

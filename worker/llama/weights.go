@@ -1,0 +1,200 @@
+package llama
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/worker/engine"
+	"github.com/kvtier/kvtier/worker/llama/internal/gguf"
+)
+
+// weights are all tensors of a model as float32. Matrices are [out][in], row-major.
+type weights struct {
+	embed  []float32 // [vocab][dim]
+	layers []layerWeights
+	norm   []float32 // [dim]
+	output []float32 // [vocab][dim]; the same memory as embed if they are tied
+}
+
+type layerWeights struct {
+	attnNorm []float32 // [dim]
+	qkv      []float32 // [qDim + 2 kvDim][dim]: queries, keys and values in one product
+	attnOut  []float32 // [dim][qDim]
+	ffnNorm  []float32 // [dim]
+	gate, up []float32 // [ffn][dim]
+	down     []float32 // [dim][ffn]
+}
+
+// slot is one tensor that the model needs: what shape it must have, and where it goes.
+type slot struct {
+	tensor gguf.Tensor
+	dst    []float32
+}
+
+// loadWeights reads, digests and widens every tensor of f, threads of them at a time. Nothing is allocated before all names
+// and shapes have been checked against the file, which bounds the sum by a small multiple of its size.
+func loadWeights(f *gguf.File, h *hparams, threads int) (*weights, block.Digest, error) {
+	p := newPlan(f)
+	w := &weights{layers: make([]layerWeights, h.layers)}
+	p.want("token_embd.weight", &w.embed, h.dim, h.vocab)
+	p.want("output_norm.weight", &w.norm, h.dim)
+	if tied := !p.has("output.weight"); !tied {
+		p.want("output.weight", &w.output, h.dim, h.vocab)
+	}
+	for i := range w.layers {
+		l, name := &w.layers[i], func(s string) string { return fmt.Sprintf("blk.%d.%s.weight", i, s) }
+		p.want(name("attn_norm"), &l.attnNorm, h.dim)
+		p.join(&l.qkv, h.dim, []string{name("attn_q"), name("attn_k"), name("attn_v")}, []int{h.qDim(), h.kvDim(), h.kvDim()})
+		p.want(name("attn_output"), &l.attnOut, h.qDim(), h.dim)
+		p.want(name("ffn_norm"), &l.ffnNorm, h.dim)
+		p.want(name("ffn_gate"), &l.gate, h.dim, h.ffn)
+		p.want(name("ffn_up"), &l.up, h.dim, h.ffn)
+		p.want(name("ffn_down"), &l.down, h.ffn, h.dim)
+	}
+	slots, err := p.allocate()
+	if err != nil {
+		return nil, block.Digest{}, err
+	}
+	if w.output == nil {
+		w.output = w.embed
+	}
+
+	digests := make([]block.Digest, len(slots))
+	var g errgroup.Group
+	g.SetLimit(threads)
+	for i := range slots {
+		g.Go(func() (err error) {
+			digests[i], err = slots[i].load(f)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, block.Digest{}, err
+	}
+	var m engine.Manifest
+	h.describe(&m)
+	for i, s := range slots {
+		m.Tensor(s.tensor.Name, s.tensor.DType.String(), s.tensor.Shape, digests[i])
+	}
+	sum, err := m.Sum()
+	return w, sum, err
+}
+
+// load streams the tensor through the digest into dst.
+func (s slot) load(f *gguf.File) (block.Digest, error) {
+	elements, bytes := s.tensor.DType.Block()
+	const blocksPerChunk = 1 << 15
+	buf := make([]byte, min(int64(blocksPerChunk*bytes), s.tensor.Bytes))
+	r, dst, sum := f.Open(s.tensor), s.dst, sha256.New()
+	for left := s.tensor.Bytes; left > 0; left -= int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), left)]
+		if _, err := io.ReadFull(r, buf); err != nil {
+			return block.Digest{}, fmt.Errorf("read tensor %q: %w", s.tensor.Name, err)
+		}
+		sum.Write(buf)
+		n := len(buf) / bytes * elements
+		dequantize(dst[:n], buf, s.tensor.DType)
+		dst = dst[n:]
+	}
+	var d block.Digest
+	sum.Sum(d[:0])
+	return d, nil
+}
+
+// plan matches the tensors that a model needs with those that a file has.
+type plan struct {
+	byName map[string]gguf.Tensor
+	groups []planGroup
+	used   map[string]bool
+	errs   []error
+}
+
+// planGroup is one allocation, filled by consecutive tensors.
+type planGroup struct {
+	dst     *[]float32
+	tensors []gguf.Tensor
+}
+
+func newPlan(f *gguf.File) *plan {
+	p := &plan{byName: make(map[string]gguf.Tensor, len(f.Tensors)), used: make(map[string]bool, len(f.Tensors))}
+	for _, t := range f.Tensors {
+		p.byName[t.Name] = t
+	}
+	return p
+}
+
+func (p *plan) has(name string) bool { _, ok := p.byName[name]; return ok }
+
+// want asks for a tensor of a shape, innermost dimension first.
+func (p *plan) want(name string, dst *[]float32, shape ...int) {
+	if t, ok := p.take(name, shape...); ok {
+		p.groups = append(p.groups, planGroup{dst: dst, tensors: []gguf.Tensor{t}})
+	}
+}
+
+// join asks for matrices with rows of width in, to be stored one after the other.
+func (p *plan) join(dst *[]float32, in int, names []string, rows []int) {
+	g := planGroup{dst: dst}
+	for i, name := range names {
+		if t, ok := p.take(name, in, rows[i]); ok {
+			g.tensors = append(g.tensors, t)
+		}
+	}
+	p.groups = append(p.groups, g)
+}
+
+func (p *plan) take(name string, shape ...int) (gguf.Tensor, bool) {
+	t, ok := p.byName[name]
+	if !ok {
+		p.errs = append(p.errs, fmt.Errorf("tensor %q is missing", name))
+		return t, false
+	}
+	p.used[name] = true
+	got := t.Shape
+	for len(got) > len(shape) && got[len(got)-1] == 1 { // some writers pad shapes with ones
+		got = got[:len(got)-1]
+	}
+	if !slices.Equal(got, shape) {
+		p.errs = append(p.errs, fmt.Errorf("tensor %q has shape %v, want %v", name, t.Shape, shape))
+		return t, false
+	}
+	return t, true
+}
+
+// allocate reports everything that does not fit, or makes the memory. A tensor that nobody asked for is an error: the model
+// would compute something else than its author meant.
+func (p *plan) allocate() ([]slot, error) {
+	for name := range p.byName {
+		if !p.used[name] {
+			p.errs = append(p.errs, fmt.Errorf("tensor %q belongs to a variant of the architecture that is not supported", name))
+		}
+	}
+	if n := len(p.errs); n > 0 {
+		const shown = 5
+		if n > shown {
+			p.errs = append(p.errs[:shown], fmt.Errorf("and %d more", n-shown))
+		}
+		return nil, errors.Join(p.errs...)
+	}
+	var slots []slot
+	for _, g := range p.groups {
+		total := 0
+		for _, t := range g.tensors {
+			total += t.Elements()
+		}
+		mem := make([]float32, total)
+		*g.dst = mem
+		for _, t := range g.tensors {
+			n := t.Elements()
+			slots = append(slots, slot{tensor: t, dst: mem[:n:n]})
+			mem = mem[n:]
+		}
+	}
+	return slots, nil
+}
