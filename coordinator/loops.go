@@ -1,0 +1,192 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/kvtier/kvtier/block"
+)
+
+// reconcileLoop compares every model's record with what is remembered and with what workers have seen.
+func (c *Coordinator) reconcileLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		c.reconcileAll(ctx)
+		sleep(ctx, time.Duration(float64(c.opt.Reconcile)*(0.8+0.4*rand.Float64())))
+	}
+}
+
+func (c *Coordinator) reconcileAll(ctx context.Context) {
+	round, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	// Heartbeats before records: what a worker has seen is then at least as old as what is read here, and a record that lacks it
+	// has really lost it.
+	beats, err := c.opt.Control.Workers(round)
+	var listed []string
+	if err == nil {
+		listed, err = c.opt.Control.Models(round)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	c.problem("", err)
+	if err != nil {
+		c.metrics.errors.Inc()
+		return
+	}
+	c.mu.Lock()
+	c.beats = beats
+	names := listed
+	for name := range c.known { // the list may be lost together with the records
+		names = append(names, name)
+	}
+	c.mu.Unlock()
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		err := c.reconcile(round, name, beats)
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, ErrConflict) { // somebody was faster: the next round sees what they wrote
+			c.metrics.conflicts.Inc()
+			err = nil
+		}
+		c.problem(name, err)
+		if err != nil {
+			c.metrics.errors.Inc()
+		}
+	}
+	c.mu.Lock()
+	c.lastOK = c.opt.Now()
+	c.mu.Unlock()
+}
+
+// reconcile puts one model's record right, if it is not.
+func (c *Coordinator) reconcile(ctx context.Context, model string, beats []Heartbeat) error {
+	known := c.remembered(model)
+	prev, found, err := c.load(ctx, model)
+	if err != nil {
+		return err
+	}
+	if found == nil && known == nil {
+		if len(prev.raw) > 0 {
+			return fmt.Errorf("%w: it cannot be read and this coordinator remembers none", ErrRecord)
+		}
+		return nil // listed and not there: it comes back with the first registration
+	}
+	now := c.opt.Now()
+	next, reason, err := Reconcile(known, found, beats, Stamp{Now: now, Act: c.opt.NewAct()})
+	if err != nil {
+		return err
+	}
+	switch reason {
+	case reasonNone:
+		c.remember(*found)
+		return nil
+	case reasonSeen:
+		// Each of these costs the model its cache. A worker that reports nonsense must not keep it cold.
+		c.mu.Lock()
+		last, again := c.reseen[model]
+		if wait := again && now.Sub(last) >= 0 && now.Sub(last) < 2*c.opt.Lease; wait {
+			c.mu.Unlock()
+			return fmt.Errorf("%w: workers have seen a later one than generation %d; rewritten only just now", ErrRecord, next.Gen-1)
+		}
+		c.reseen[model] = now
+		c.mu.Unlock()
+	}
+	_, err = c.write(ctx, prev, next, reason)
+	return err
+}
+
+// problem notes why something failed, or that it does not, and logs the change.
+func (c *Coordinator) problem(model string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.problems[model]
+	if err == nil {
+		delete(c.problems, model)
+		if before != "" {
+			c.opt.Logger.Info("reconciliation works again", "model", model)
+		}
+		return
+	}
+	c.problems[model] = err.Error()
+	if before == "" {
+		c.opt.Logger.Warn("reconciliation fails", "model", model, "err", err)
+	}
+}
+
+// Ready reports whether Redis was reached within the last few rounds, and why not.
+func (c *Coordinator) Ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.problems[""]; p != "" {
+		return errors.New(p)
+	}
+	if c.lastOK.IsZero() {
+		return errors.New("coordinator: no round of reconciliation has ended yet")
+	}
+	return nil
+}
+
+// reclaimLoop deletes the entries of dead epochs, twice each.
+func (c *Coordinator) reclaimLoop(ctx context.Context) {
+	failures := 0
+	for ctx.Err() == nil {
+		err := c.reclaimDue(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		pause := c.opt.Reconcile
+		if err != nil {
+			if failures == 0 {
+				c.opt.Logger.Warn("reclaim fails", "err", err)
+			}
+			failures++
+			c.metrics.reclaimErrors.Inc()
+			pause = min(c.opt.Reconcile<<min(failures, 5), 30*time.Second)
+		} else {
+			failures = 0
+		}
+		sleep(ctx, time.Duration(float64(pause)*(0.8+0.4*rand.Float64())))
+	}
+}
+
+// reclaimDue makes every pass that is due. What it goes by is what the last round has read or written; a pass that another coordinator has
+// made as well is only made twice.
+func (c *Coordinator) reclaimDue(ctx context.Context) error {
+	c.mu.Lock()
+	var records []Stored
+	for _, s := range c.known {
+		records = append(records, s)
+	}
+	beats := c.beats
+	c.mu.Unlock()
+	var errs []error
+	for _, s := range records {
+		for _, d := range s.Dead {
+			pass := d.due(c.opt.Now(), c.opt.Lease, s.Model, beats)
+			if pass == 0 || ctx.Err() != nil {
+				continue
+			}
+			n, err := c.opt.Store.DeletePrefix(ctx, block.EpochPrefix(d.Variant, d.Epoch))
+			c.metrics.reclaimed.Add(float64(n))
+			if err != nil {
+				errs = append(errs, err)
+				continue // resumed from the record
+			}
+			opCtx, cancel := context.WithTimeout(ctx, opTimeout)
+			_, _, err = c.update(opCtx, s.Model, false, func(r Record, st Stamp) (Record, error) { return r.Sweep(d, st) })
+			cancel()
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			c.opt.Logger.Info("epoch reclaimed", "model", s.Model, "variant", d.Variant, "epoch", d.Epoch, "pass", pass, "keys", n)
+		}
+	}
+	return errors.Join(errs...)
+}
