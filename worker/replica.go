@@ -174,6 +174,13 @@ func (r *Replica) SwapWeights(ctx context.Context, label string, open func(conte
 	return old.Close()
 }
 
+// Closing reports whether Close was called.
+func (r *Replica) Closing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.closed
+}
+
 // Close waits for running requests, at most until ctx ends, refuses new ones and closes the engine.
 func (r *Replica) Close(ctx context.Context) error {
 	r.mu.Lock()
@@ -187,5 +194,6 @@ func (r *Replica) Close(ctx context.Context) error {
 	if err := r.latch.Acquire(ctx, int64(r.opts.MaxSequences)); err != nil {
 		return fmt.Errorf("worker: close: requests still run: %w", err)
 	}
+	defer r.latch.Release(int64(r.opts.MaxSequences)) // whoever still waits is told that it is closed
 	return e.Close()
 }

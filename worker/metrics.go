@@ -1,0 +1,106 @@
+package worker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kvtier/kvtier/tiered"
+)
+
+// metrics counts requests and exports the cache's own counts. Labels are bounded: tiers, reasons and outcomes are fixed sets.
+type metrics struct {
+	requests *prometheus.CounterVec
+	ttft     *prometheus.HistogramVec
+	tokens   *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kvtier_requests_total", Help: "Completion requests by outcome.",
+		}, []string{"outcome"}),
+		ttft: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "kvtier_time_to_first_token_seconds", Help: "Time from request to first token, by the farthest tier that served a part of the prompt.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+		}, []string{"source"}),
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kvtier_prompt_tokens_total", Help: "Prompt tokens by where their K/V came from: hot, remote or computed.",
+		}, []string{"source"}),
+	}
+	reg.MustRegister(m.requests, m.ttft, m.tokens, cacheCollector{r})
+	return m
+}
+
+func (m *metrics) completed(res Result) {
+	m.requests.WithLabelValues("ok").Inc()
+	source := "computed"
+	switch {
+	case res.RemoteTokens > 0:
+		source = "remote"
+	case res.HotTokens > 0:
+		source = "hot"
+	}
+	m.ttft.WithLabelValues(source).Observe(res.TTFT.Seconds())
+	m.tokens.WithLabelValues("hot").Add(float64(res.HotTokens))
+	m.tokens.WithLabelValues("remote").Add(float64(res.RemoteTokens))
+	m.tokens.WithLabelValues("computed").Add(float64(res.ComputedTokens))
+}
+
+// cacheCollector reads a snapshot of the cache at every scrape, so that counting costs requests nothing twice.
+type cacheCollector struct{ r *Replica }
+
+var (
+	descLookup      = desc("kvtier_lookup_tokens_total", "Prompt tokens in full blocks that the cache was asked for.")
+	descHits        = desc("kvtier_hit_tokens_total", "Prompt tokens served, by tier.", "tier")
+	descMisses      = desc("kvtier_miss_tokens_total", "Prompt tokens in full blocks that were not served, by reason.", "reason")
+	descBytes       = desc("kvtier_tier_bytes", "Bytes of blocks held in this process.", "tier")
+	descMaxBytes    = desc("kvtier_tier_max_bytes", "Bound of kvtier_tier_bytes.", "tier")
+	descEvicted     = desc("kvtier_evictions_total", "Blocks that left the hot tier, by reason.", "reason")
+	descSpillBytes  = desc("kvtier_spill_queue_bytes", "Bytes waiting to be stored.")
+	descSpilled     = desc("kvtier_spilled_blocks_total", "Blocks stored in the remote tier.")
+	descSpillDrops  = desc("kvtier_spill_dropped_total", "Blocks given up before they were stored, by reason.", "reason")
+	descFillBytes   = desc("kvtier_fill_bytes", "Bytes being fetched.")
+	descBadValues   = desc("kvtier_integrity_failures_total", "Stored values that failed their checks and were deleted.")
+	descAccess      = desc("kvtier_cache_access", "What the cache may use: 0 nothing, 1 the hot tier, 2 the remote tier too.")
+	descEpoch       = desc("kvtier_epoch", "Epoch of the resident variant, 0 without one.")
+	descWeightsInfo = desc("kvtier_resident_info", "Resident weights; the value is 1.", "label", "variant")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+func (c cacheCollector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.r.opts.Cache.Stats()
+	counter := func(d *prometheus.Desc, v int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	perBlock := int64(s.BlockTokens)
+	counter(descLookup, s.LookupBlocks*perBlock)
+	for tier, n := range s.HitBlocks {
+		counter(descHits, n*perBlock, tier)
+	}
+	for reason, n := range s.MissBlocks {
+		counter(descMisses, n*perBlock, reason)
+	}
+	gauge(descBytes, float64(s.HotBytes), tiered.Hot.String())
+	gauge(descMaxBytes, float64(s.HotMaxBytes), tiered.Hot.String())
+	counter(descEvicted, s.Evicted, "evicted")
+	counter(descEvicted, s.Invalidated, "invalidated")
+	gauge(descSpillBytes, float64(s.SpillBytes))
+	counter(descSpilled, s.Spilled)
+	for reason, n := range s.SpillDropped {
+		counter(descSpillDrops, n, reason)
+	}
+	gauge(descFillBytes, float64(s.FillingBytes))
+	counter(descBadValues, s.BadValues)
+	v := c.r.opts.Cache.View()
+	gauge(descAccess, float64(v.Access))
+	gauge(descEpoch, float64(v.Epoch))
+	e, label := c.r.Resident()
+	gauge(descWeightsInfo, 1, label, e.Identity().Variant().String())
+}
