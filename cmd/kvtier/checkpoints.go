@@ -1,0 +1,42 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+
+	"github.com/kvtier/kvtier/models"
+	"github.com/kvtier/kvtier/worker/engine"
+	"github.com/kvtier/kvtier/worker/llama"
+)
+
+// The shipped checkpoints; the second is the better one and is served by default.
+const (
+	shippedV1 = "shakespeare-3m-v1"
+	shippedV2 = "shakespeare-3m-v2"
+)
+
+func shippedCheckpoints(o llama.Options) []checkpoint {
+	return []checkpoint{shipped(shippedV2, o), shipped(shippedV1, o)}
+}
+
+func shipped(label string, o llama.Options) checkpoint {
+	return checkpoint{label: label, open: func(context.Context) (engine.Engine, error) {
+		name := label + ".gguf"
+		b, err := fs.ReadFile(models.FS, name)
+		if err != nil {
+			return nil, fmt.Errorf("shipped model: %w", err)
+		}
+		return llama.OpenReader(bytes.NewReader(b), int64(len(b)), name, o)
+	}}
+}
+
+func fileCheckpoints(paths []string, o llama.Options) (all []checkpoint) {
+	for _, path := range paths {
+		all = append(all, checkpoint{label: labelOf(path), open: func(context.Context) (engine.Engine, error) {
+			return llama.Open(path, o)
+		}})
+	}
+	return all
+}

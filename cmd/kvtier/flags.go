@@ -1,0 +1,47 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// byteSize is a flag such as 256MiB.
+type byteSize int64
+
+var _ pflag.Value = (*byteSize)(nil)
+
+func (b *byteSize) String() string { return humanize.IBytes(uint64(*b)) }
+
+func (b *byteSize) Set(s string) error {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > 1<<50 {
+		return usagef("%q is not a size such as 256MiB", s)
+	}
+	*b = byteSize(n)
+	return nil
+}
+
+func (b *byteSize) Type() string { return "size" }
+
+// listenFlags are what the two servers have in common.
+type listenFlags struct {
+	listen   string
+	token    string
+	insecure bool
+	logLevel slog.Level
+}
+
+func (l *listenFlags) add(cmd *cobra.Command, listen string) {
+	cmd.Flags().StringVar(&l.listen, "listen", listen, "`address` of the HTTP API; beyond loopback it needs --token or --insecure")
+	cmd.Flags().StringVar(&l.token, "token", "", "bearer token that clients have to send")
+	cmd.Flags().BoolVar(&l.insecure, "insecure", false, "listen beyond loopback without a token")
+	cmd.Flags().TextVar(&l.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+}
+
+func (l *listenFlags) logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l.logLevel}))
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/store"
+	"github.com/kvtier/kvtier/store/redisstore"
+	"github.com/kvtier/kvtier/tiered"
+	"github.com/kvtier/kvtier/worker"
+	"github.com/kvtier/kvtier/worker/engine"
+)
+
+// nodeOptions say what a worker is made of.
+type nodeOptions struct {
+	model       string
+	checkpoints []checkpoint // the first is loaded at the start
+	address     string       // where its API listens, for status
+
+	redis        string              // of data; "" for no remote tier
+	controlRedis string              // of control records; "" for the same server
+	coordinator  *coordinator.Client // nil for a worker on its own
+
+	secret       []byte
+	onExpiry     coordinator.OnExpiry
+	writePolicy  tiered.WritePolicy
+	hotBytes     int64
+	spillBytes   int64
+	ttl          time.Duration
+	fetchTimeout time.Duration
+	sequences    int
+	poll, lease  time.Duration // of the control record; 0 for the defaults
+
+	logger *slog.Logger
+}
+
+// checkpoint is a model file: a path, or one of the shipped models.
+type checkpoint struct {
+	label string
+	open  func(context.Context) (engine.Engine, error)
+}
+
+// node is a running worker without its HTTP API.
+type node struct {
+	replica *worker.Replica
+	cache   *tiered.Cache
+	breaker *store.Breaker
+	watch   *coordinator.Watch
+
+	closers []func(context.Context) error // in order of closing
+	cancel  context.CancelFunc
+}
+
+// startNode puts a worker together: engine, store, cache, watch. ctx bounds the start only.
+func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
+	background, cancel := context.WithCancel(context.Background())
+	n = &node{cancel: cancel}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close(ctx))
+		}
+	}()
+
+	first, checkpoints, err := o.identify(ctx)
+	if err != nil {
+		return n, err
+	}
+	owned := true // until the replica takes it over
+	defer func() {
+		if owned {
+			err = errors.Join(err, first.Close())
+		}
+	}()
+
+	id := strings.ToLower(rand.Text()[:8])
+	var remote store.Store
+	if o.redis != "" {
+		s, err := redisstore.Open(redisstore.Options{URL: o.redis, Role: "worker", ID: id})
+		if err != nil {
+			return n, usageError{err}
+		}
+		n.onClose(func(context.Context) error { return s.Close() })
+		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, OnStateChange: func(from, to store.BreakerState) {
+			o.logger.Warn("breaker changed", "tier", "redis", "from", from, "to", to)
+		}})
+		remote = n.breaker
+	}
+	n.cache, err = tiered.New(tiered.Options{
+		Layout: first.Layout(), Remote: remote, HotBytes: o.hotBytes, SpillBytes: o.spillBytes, TTL: o.ttl,
+		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, Logger: o.logger,
+	})
+	if err != nil {
+		return n, usageError{err}
+	}
+	n.onClose(func(ctx context.Context) error {
+		if lost := n.cache.Close(ctx); lost > 0 {
+			o.logger.Warn("blocks not stored at the end", "blocks", lost)
+		}
+		return nil
+	})
+
+	options := worker.Options{
+		Engine: first, Label: o.checkpoints[0].label, Cache: n.cache, OnExpiry: o.onExpiry, Secret: o.secret,
+		MaxSequences: o.sequences, Logger: o.logger,
+	}
+	var rdb redis.UniversalClient
+	if o.coordinator != nil {
+		url := o.controlRedis
+		if url == "" {
+			url = o.redis
+		}
+		if rdb, err = redisstore.Connect(redisstore.Options{URL: url, Role: "control", ID: id, PoolSize: 2}); err != nil {
+			return n, usageError{err}
+		}
+		n.onClose(func(context.Context) error { return rdb.Close() })
+		n.watch, err = coordinator.NewWatch(coordinator.WatchOptions{
+			Control: coordinator.NewControl(rdb), Model: o.model, Poll: o.poll, Lease: o.lease, Logger: o.logger,
+			Info: func() coordinator.Info { return n.info(o) },
+			// Before the change is acknowledged, so that the coordinator may believe the acknowledgement.
+			OnChange: func(coordinator.View) { n.replica.Refresh() },
+		})
+		if err != nil {
+			return n, usageError{err}
+		}
+		options.Grants = n.watch
+	}
+	if n.replica, err = worker.NewReplica(options); err != nil {
+		return n, err
+	}
+	owned = false
+	n.onClose(n.replica.Close)
+	if n.watch != nil {
+		n.watch.Start()
+		n.onClose(func(context.Context) error { return n.watch.Close() })
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			register(background, o, checkpoints)
+			n.replica.Follow(background, n.watch, checkpoints)
+		}()
+		n.onClose(func(context.Context) error { cancel(); <-done; return nil })
+	}
+	return n, nil
+}
+
+// identify loads every checkpoint once to learn what its bytes are, and keeps the first.
+func (o nodeOptions) identify(ctx context.Context) (first engine.Engine, all []worker.Checkpoint, err error) {
+	for i, c := range o.checkpoints {
+		e, err := c.open(ctx)
+		if err != nil {
+			return nil, nil, errors.Join(usageError{err}, closeEngine(first))
+		}
+		if i == 0 {
+			first = e
+		} else if err := e.Close(); err != nil {
+			return nil, nil, errors.Join(err, closeEngine(first))
+		}
+		if e.Layout().Digest() != first.Layout().Digest() {
+			return nil, nil, errors.Join(usagef("%s has another shape than %s: a worker serves checkpoints of one shape; start another worker for it",
+				c.label, o.checkpoints[0].label), closeEngine(first))
+		}
+		all = append(all, worker.Checkpoint{Label: c.label, Identity: e.Identity(), Open: c.open})
+	}
+	return first, all, nil
+}
+
+func closeEngine(e engine.Engine) error {
+	if e == nil {
+		return nil
+	}
+	return e.Close()
+}
+
+// register makes the worker's checkpoints known to the coordinator, the resident one first, and tries until it succeeds: a worker that
+// starts before its coordinator serves on its own until then.
+func register(ctx context.Context, o nodeOptions, checkpoints []worker.Checkpoint) {
+	wait := 100 * time.Millisecond
+	complained := false
+	for i := 0; i < len(checkpoints); {
+		c := checkpoints[i]
+		_, err := o.coordinator.Register(ctx, o.model, c.Identity, c.Label)
+		if err == nil {
+			i++
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !complained {
+			o.logger.Warn("not registered yet", "label", c.Label, "err", err)
+			complained = true
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+func (n *node) info(o nodeOptions) coordinator.Info {
+	e, label := n.replica.Resident()
+	s := n.cache.Stats()
+	info := coordinator.Info{Address: o.address, Variant: e.Identity().Variant(), Label: label, Stats: map[string]float64{
+		"hot_bytes": float64(s.HotBytes), "hot_hit_blocks": float64(s.HitBlocks["hot"]), "remote_hit_blocks": float64(s.HitBlocks["remote"]),
+		"lookup_blocks": float64(s.LookupBlocks), "spill_queue_bytes": float64(s.SpillBytes),
+	}}
+	for _, c := range o.checkpoints {
+		info.Loadable = append(info.Loadable, c.label)
+	}
+	return info
+}
+
+// degraded says what is not as it should be, although requests are answered.
+func (n *node) degraded() (why []string) {
+	if n.breaker != nil && n.breaker.State() != store.BreakerClosed {
+		why = append(why, "redis: unavailable, breaker "+n.breaker.State().String())
+	}
+	if n.watch != nil {
+		if v := n.watch.View(); v.State != coordinator.Leased {
+			why = append(why, "control record: "+string(v.State))
+		} else if e, _ := n.replica.Resident(); n.cache.View().Access == tiered.AccessNone {
+			why = append(why, fmt.Sprintf("variant %v is not active: nothing is cached", e.Identity().Variant()))
+		}
+	}
+	return why
+}
+
+func (n *node) onClose(f func(context.Context) error) { n.closers = append(n.closers, f) }
+
+// Close ends everything in the order that loses nothing: follow, watch, requests, spills, connections.
+func (n *node) Close(ctx context.Context) error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i](ctx))
+	}
+	n.closers = nil
+	n.cancel()
+	return errors.Join(errs...)
+}
+
+// labelOf names a checkpoint after its file.
+func labelOf(path string) string { return strings.TrimSuffix(filepath.Base(path), ".gguf") }

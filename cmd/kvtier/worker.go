@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/internal/httpapi"
+	"github.com/kvtier/kvtier/store/redisstore"
+	"github.com/kvtier/kvtier/tiered"
+	"github.com/kvtier/kvtier/worker"
+	"github.com/kvtier/kvtier/worker/llama"
+)
+
+// drainTimeout is how long a worker that was told to stop may take to end requests and to store what is queued.
+const drainTimeout = 10 * time.Second
+
+type workerFlags struct {
+	listenFlags
+	node             nodeOptions
+	checkpoints      []string
+	coordinatorURL   string
+	coordinatorToken string
+	secret           string
+	onExpiry         string
+	writePolicy      string
+	blockTokens      int
+	hot, spill       byteSize
+}
+
+func newWorker() *cobra.Command {
+	f := workerFlags{hot: 256 << 20, spill: 64 << 20}
+	cmd := &cobra.Command{
+		Use:   "worker",
+		Short: "Serve completions, with K/V shared through Redis",
+		Long: `worker loads a model and answers POST /v1/completions. K/V of prompt prefixes is kept in memory and, with --redis, shared with other workers.
+
+With --coordinator it registers its checkpoints, serves whichever the coordinator activates, and shares entries only under a lease on
+their epoch. Without, it stands alone: entries are still told apart by weights, but nothing can be purged.
+Redis and the coordinator may come and go: requests are answered all the same.`,
+		Example: `  kvtier worker                                          # the shipped model, no Redis
+  kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090
+  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
+	}
+	f.add(cmd, "127.0.0.1:8080")
+	fl := cmd.Flags()
+	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
+	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file` that can be served; repeat for more, the first is loaded (default: the shipped models)")
+	fl.IntVar(&f.blockTokens, "block-tokens", 0, "tokens per cached block; workers share only at equal size (default 16)")
+	fl.StringVar(&f.node.redis, "redis", "", "`URL` of the shared tier: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://")
+	fl.StringVar(&f.node.controlRedis, "control-redis", "", "`URL` of the server with the control records (default: --redis)")
+	fl.StringVar(&f.coordinatorURL, "coordinator", "", "`URL` of the coordinator")
+	fl.StringVar(&f.coordinatorToken, "coordinator-token", "", "bearer token of the coordinator")
+	fl.StringVar(&f.node.address, "advertise", "", "`address` under which others reach this worker, for status (default: --listen)")
+	fl.StringVar(&f.secret, "secret", "", "cluster secret that keys the prompt hashes; the same for all workers")
+	fl.Var(&f.hot, "hot-bytes", "bound of the hot tier")
+	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored")
+	fl.DurationVar(&f.node.ttl, "ttl", 6*time.Hour, "how long stored entries live")
+	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
+	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once) or evict (when they leave the hot tier)")
+	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
+	fl.IntVar(&f.node.sequences, "sequences", 4, "requests that run at once")
+	return cmd
+}
+
+func (f *workerFlags) run(ctx context.Context) (err error) {
+	if err := httpapi.ValidateListen(f.listen, f.token, f.insecure); err != nil {
+		return usageError{err}
+	}
+	log := f.logger()
+	o := f.node
+	o.logger, o.hotBytes, o.spillBytes, o.secret = log, int64(f.hot), int64(f.spill), []byte(f.secret)
+	if o.onExpiry, err = coordinator.ParseOnExpiry(f.onExpiry); err != nil {
+		return usageError{err}
+	}
+	if o.writePolicy, err = tiered.ParseWritePolicy(f.writePolicy); err != nil {
+		return usageError{err}
+	}
+	if f.coordinatorURL != "" {
+		if o.redis == "" && o.controlRedis == "" {
+			return usagef("--coordinator needs --redis or --control-redis: the control records are there")
+		}
+		o.coordinator, err = coordinator.NewClient(coordinator.ClientOptions{URL: f.coordinatorURL, Token: f.coordinatorToken})
+		if err != nil {
+			return usageError{err}
+		}
+		defer o.coordinator.Close()
+	}
+	if o.address == "" {
+		o.address = f.listen
+	}
+	lo := llama.Options{BlockTokens: f.blockTokens}
+	o.checkpoints = fileCheckpoints(f.checkpoints, lo)
+	if len(f.checkpoints) == 0 {
+		o.checkpoints = shippedCheckpoints(lo)
+	}
+
+	n, err := startNode(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		err = errors.Join(err, n.Close(ctx))
+		log.Info("stopped")
+	}()
+	go warnAbout(ctx, log, o.redis)
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", f.listen)
+	if err != nil {
+		return usagef("--listen: %w", err)
+	}
+	e, label := n.replica.Resident()
+	log.Info("serving", "listen", ln.Addr().String(), "model", o.model, "label", label, "variant", e.Identity().Variant(),
+		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens)
+	registry := prometheus.NewRegistry()
+	registerBuildInfo(registry)
+	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
+		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry,
+	}), drainTimeout)
+}
+
+// warnAbout says once what is unwise about the server's settings, when it can be reached.
+func warnAbout(ctx context.Context, log *slog.Logger, url string) {
+	if url == "" {
+		return
+	}
+	s, err := redisstore.Open(redisstore.Options{URL: url, Role: "check", PoolSize: 1})
+	if err != nil {
+		return // startNode has reported it
+	}
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	report, err := s.Check(ctx)
+	if err != nil {
+		log.Warn("redis not checked", "err", err)
+	}
+	for _, w := range report.Warnings {
+		log.Warn("redis setting", "warning", w)
+	}
+}
+
+func registerBuildInfo(r prometheus.Registerer) {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "kvtier_build_info", Help: "The value is 1.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	g.Set(1)
+	r.MustRegister(g)
+}
