@@ -23,7 +23,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.kind == ErrForeign {
+	if errors.Is(e.kind, ErrForeign) {
 		return fmt.Sprintf("%v: %s differs", e.kind, e.Field)
 	}
 	return fmt.Sprintf("%v: %s is %#x, want %#x", e.kind, e.Field, e.Got, e.Want)

@@ -170,7 +170,7 @@ func (r *Replica) SwapWeights(ctx context.Context, label string, open func(conte
 	r.mu.engine, r.mu.label = next, label
 	r.refreshLocked() // another identity: drops hot blocks and queued spills of the old one
 	r.mu.Unlock()
-	r.opts.Logger.Info("weights swapped", "label", label, "weights", next.Identity().Weights.Short(), "pause", time.Since(start))
+	r.opts.Logger.Info("weights swapped", "label", label, "weights", next.Identity().Weights.Short(), "pause", time.Since(start).String())
 	return old.Close()
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 )
@@ -214,5 +215,22 @@ func TestProgressOfSomethingThatIsNoTerminal(t *testing.T) {
 	p.done()
 	if got := out.String(); got != "job: 2 of 2\n" {
 		t.Errorf("printed %q", got)
+	}
+}
+
+func TestPromptsThatBeginAlikeGoToOneWorker(t *testing.T) {
+	a, b, c := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
+	got := assign([]string{a + "1", b + "1", a + "2", c + "1", b + "2", "short"}, 2)
+	want := [][]string{{a + "1", a + "2", "short"}, {b + "1", c + "1", b + "2"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("queues (-want +got):\n%s", diff)
+	}
+}
+
+func TestAdvertisedAddressCanBeReached(t *testing.T) {
+	for listen, want := range map[string]string{"127.0.0.1:80": "127.0.0.1:80", "[::1]:80": "[::1]:80", ":80": "me:80", "0.0.0.0:80": "me:80", "[::]:80": "me:80"} {
+		if got := advertised(listen, "me"); got != want {
+			t.Errorf("%s is advertised as %s, want %s", listen, got, want)
+		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"net/http"
 	"net/url"
@@ -105,15 +104,29 @@ func readPrompts(path string, stdin io.Reader) ([]string, error) {
 // affinityBytes is how much of a prompt decides which worker gets it: prompts that share a prefix worth sharing agree in it.
 const affinityBytes = 64
 
+// assign spreads prompts over n queues: those that begin alike stay together, in their order, and go to the shortest queue so far.
+func assign(prompts []string, n int) [][]string {
+	queues := make([][]string, n)
+	home := map[string]int{}
+	for _, p := range prompts {
+		begin := p[:min(len(p), affinityBytes)]
+		at, ok := home[begin]
+		if !ok {
+			for i := range queues {
+				if len(queues[i]) < len(queues[at]) {
+					at = i
+				}
+			}
+			home[begin] = at
+		}
+		queues[at] = append(queues[at], p)
+	}
+	return queues
+}
+
 func warmup(ctx context.Context, prompts []string, o warmupOptions, stdout, stderr io.Writer) error {
 	start := time.Now()
-	queues := make([][]string, len(o.workers))
-	for _, p := range prompts {
-		h := fnv.New32a()
-		_, _ = io.WriteString(h, p[:min(len(p), affinityBytes)])
-		w := int(h.Sum32() % uint32(len(queues)))
-		queues[w] = append(queues[w], p)
-	}
+	queues := assign(prompts, len(o.workers))
 	report := warmupReport{Items: len(prompts)}
 	bar := newProgress(stderr, "warming up", len(prompts))
 	var mu sync.Mutex

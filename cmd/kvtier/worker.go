@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -95,7 +97,8 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		defer o.coordinator.Close()
 	}
 	if o.address == "" {
-		o.address = f.listen
+		host, _ := os.Hostname()
+		o.address = advertised(f.listen, host)
 	}
 	lo := llama.Options{BlockTokens: f.blockTokens}
 	o.checkpoints = fileCheckpoints(f.checkpoints, lo)
@@ -122,7 +125,7 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	log.Info("serving", "listen", ln.Addr().String(), "model", o.model, "label", label, "variant", e.Identity().Variant(),
 		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens)
 	registry := prometheus.NewRegistry()
-	registerBuildInfo(registry)
+	registerNode(registry, n, o.model)
 	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
 		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry,
 	}), drainTimeout)
@@ -149,10 +152,30 @@ func warnAbout(ctx context.Context, log *slog.Logger, url string) {
 	}
 }
 
-func registerBuildInfo(r prometheus.Registerer) {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "kvtier_build_info", Help: "The value is 1.", ConstLabels: prometheus.Labels{"version": version},
-	})
-	g.Set(1)
-	r.MustRegister(g)
+// advertised replaces a listen address that means every interface by the name of this host.
+func advertised(listen, host string) string {
+	h, port, err := net.SplitHostPort(listen)
+	if ip, ipErr := netip.ParseAddr(h); err == nil && host != "" && (h == "" || ipErr == nil && ip.IsUnspecified()) {
+		return net.JoinHostPort(host, port)
+	}
+	return listen
+}
+
+// registerNode exports what only the wiring knows: version, breaker and lease.
+func registerNode(r prometheus.Registerer, n *node, model string) {
+	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
+	}
+	gauge("kvtier_build_info", "The value is 1.", prometheus.Labels{"version": version}, func() float64 { return 1 })
+	if n.breaker != nil {
+		gauge("kvtier_breaker_state", "What the breaker in front of the remote tier does: 0 closed, 1 open, 2 half-open.", nil,
+			func() float64 { return float64(n.breaker.State()) })
+	}
+	if n.watch != nil {
+		labels := prometheus.Labels{"model": model}
+		gauge("kvtier_generation", "Generation of the control record that this worker has adopted, 0 for none.", labels,
+			func() float64 { return float64(n.watch.View().Gen) })
+		gauge("kvtier_lease_remaining_seconds", "How long the control record may still be trusted; 0 when it may not.", labels,
+			func() float64 { return max(0, time.Until(n.watch.View().LeaseUntil).Seconds()) })
+	}
 }

@@ -37,7 +37,7 @@ func TestReadJSON(t *testing.T) {
 		{name: "empty", code: "missing_body", says: "empty"},
 		{name: "other type", body: `{}`, contentType: "text/plain", code: "unsupported_media_type", says: "text/plain"},
 		{name: "broken type", body: `{}`, contentType: ";;", code: "unsupported_media_type"},
-		{name: "unknown", body: `{"modle":"m"}`, code: "unknown_field", param: "modle", says: `"modle"`},
+		{name: "unknown", body: `{"mdl":"m"}`, code: "unknown_field", param: "mdl", says: `"mdl"`},
 		{name: "wrong type", body: `{"model":3}`, code: "invalid_type", param: "model", says: "model is a JSON number, want a string"},
 		{name: "wrong number", body: `{"max_tokens":1.5}`, code: "invalid_type", param: "max_tokens", says: "want a whole number"},
 		{name: "wrong list", body: `{"stop":"x"}`, code: "invalid_type", param: "stop", says: "want an array"},

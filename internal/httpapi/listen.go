@@ -79,7 +79,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, grace time.Dura
 		cut() // handlers that watch their context end now
 		_ = srv.Close()
 	}
-	<-failed
+	_ = <-failed // http.ErrServerClosed, as asked
 	return nil
 }
 

@@ -68,3 +68,29 @@ func BenchmarkOpen(b *testing.B) {
 		openEmbedded(b, models.Default, llama.Options{}).Close()
 	}
 }
+
+func BenchmarkBlock(b *testing.B) {
+	m := openEmbedded(b, models.Default, llama.Options{})
+	l := m.Layout()
+	seq, _ := m.NewSequence()
+	if _, err := seq.Prefill(b.Context(), someTokens(l.BlockTokens, m.Tokenizer().Vocab())); err != nil {
+		b.Fatal(err)
+	}
+	kv := make([]byte, l.PartBytes(l.Part(0)))
+	b.Run("export", func(b *testing.B) {
+		b.SetBytes(int64(len(kv)))
+		for b.Loop() {
+			if err := seq.Export(0, l.Part(0), kv); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("import", func(b *testing.B) {
+		b.SetBytes(int64(len(kv)))
+		for b.Loop() {
+			if err := seq.Import(l.BlockTokens, l.Part(0), kv); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

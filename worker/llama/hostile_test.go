@@ -138,6 +138,66 @@ func TestOpenPath(t *testing.T) {
 	}
 }
 
+func TestVersion2(t *testing.T) {
+	f := llamatest.Random(llamatest.Config{})
+	three, err := openBytes(f.Bytes(), llama.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Version = 2
+	two, err := openBytes(f.Bytes(), llama.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two.Identity() != three.Identity() {
+		t.Error("the version of the container changes the identity")
+	}
+}
+
+// What changes the arithmetic changes the identity of the weights; what does not, does not.
+func TestIdentity(t *testing.T) {
+	open := func(change func(f *llamatest.File), opts llama.Options) *llama.Model {
+		t.Helper()
+		f := llamatest.Random(llamatest.Config{})
+		change(f)
+		m, err := openBytes(f.Bytes(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	base := open(func(*llamatest.File) {}, llama.Options{})
+	for name, c := range map[string]struct {
+		change func(f *llamatest.File)
+		same   bool
+	}{
+		"name":         {func(f *llamatest.File) { f.Set("general.name", "other") }, true},
+		"tensor order": {func(f *llamatest.File) { f.Tensors[0], f.Tensors[5] = f.Tensors[5], f.Tensors[0] }, true},
+		"one bit":      {func(f *llamatest.File) { f.Tensors[3].Data[17] ^= 1 }, false},
+		"rope base":    {func(f *llamatest.File) { f.Set("llama.rope.freq_base", float32(20000)) }, false},
+		"epsilon":      {func(f *llamatest.File) { f.Set("llama.attention.layer_norm_rms_epsilon", float32(1e-6)) }, false},
+		"rope part":    {func(f *llamatest.File) { f.Set("llama.rope.dimension_count", uint32(8)) }, false},
+		"rope scale": {func(f *llamatest.File) {
+			f.Set("llama.rope.scaling.type", "linear")
+			f.Set("llama.rope.scaling.factor", float32(2))
+		}, false},
+	} {
+		if got := open(c.change, llama.Options{}); (got.Identity().Weights == base.Identity().Weights) != c.same {
+			t.Errorf("%s: same weights is %v, want %v", name, !c.same, c.same)
+		}
+	}
+	other := open(func(*llamatest.File) {}, llama.Options{BlockTokens: 8, Threads: 1, ContextTokens: 64})
+	if other.Identity().Weights != base.Identity().Weights {
+		t.Error("options change the weights")
+	}
+	if other.Identity().Layout == base.Identity().Layout {
+		t.Error("another block size has the same layout")
+	}
+	if !strings.HasPrefix(base.Layout().Numerics, "llama-go/1 ") {
+		t.Errorf("Numerics is %q, want the engine's version and its kernel", base.Layout().Numerics)
+	}
+}
+
 func TestOptions(t *testing.T) {
 	data := llamatest.Random(llamatest.Config{}).Bytes()
 	for _, opts := range []llama.Options{{BlockTokens: -1}, {BlockTokens: 1 << 20}, {ContextTokens: -1}, {ContextTokens: 513}, {Threads: -1}} {

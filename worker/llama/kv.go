@@ -85,8 +85,10 @@ func (s *kvStore) write(pos int, p block.Part, keep int, src []byte) {
 			in := src[(plane*block+t)*width*2:]
 			for d := range width {
 				dst := kv[d*kernel.Span+col:][:n]
+				at := (skip*width + d) * 2
 				for i := skip; i < n; i++ {
-					dst[i] = half.ToFloat32(binary.LittleEndian.Uint16(in[(i*width+d)*2:]))
+					dst[i] = half.ToFloat32(binary.LittleEndian.Uint16(in[at:]))
+					at += 2 * width
 				}
 			}
 		}
@@ -108,8 +110,10 @@ func (s *kvStore) read(pos int, p block.Part, dst []byte) {
 			kv := sp.kv[(p.FirstLayer*2+plane)*width*kernel.Span:][:width*kernel.Span]
 			out := dst[(plane*block+t)*width*2:]
 			for d := range width {
-				for i, v := range kv[d*kernel.Span+col:][:n] {
-					binary.LittleEndian.PutUint16(out[(i*width+d)*2:], half.FromFloat32(v))
+				at := d * 2
+				for _, v := range kv[d*kernel.Span+col:][:n] {
+					binary.LittleEndian.PutUint16(out[at:], half.FromFloat32(v))
+					at += 2 * width
 				}
 			}
 		}
