@@ -79,7 +79,9 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, grace time.Dura
 		cut() // handlers that watch their context end now
 		_ = srv.Close()
 	}
-	_ = <-failed // http.ErrServerClosed, as asked
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("httpapi: serve: %w", err)
+	}
 	return nil
 }
 
