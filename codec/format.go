@@ -80,6 +80,8 @@ func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
 		return nil, foreign("namespace")
 	case got.Epoch != want.Epoch:
 		return nil, foreign("epoch")
+	case got.Act != want.Act && !mutation.Is(mutation.NumberOnly):
+		return nil, foreign("act")
 	case got.Hash != want.Hash:
 		return nil, foreign("chain hash")
 	case got.Part != want.Part:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/internal/mutation"
 	"github.com/kvtier/kvtier/store"
 )
@@ -260,7 +261,7 @@ func (c *Cache) store(batch []*entry) error {
 func (c *Cache) relabel(e *entry, part int) string {
 	h := e.header(part)
 	g := c.View().Generation
-	h.Identity, h.Epoch = g.Identity, g.Epoch
+	h.Identity, h.Epoch, h.Act = g.Identity, g.Epoch, codec.Act(g.Act[:])
 	_ = c.format.Seal(e.frames[part], h)
 	return block.Key(g.Identity.Variant(), g.Epoch, e.hash, part)
 }
