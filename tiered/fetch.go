@@ -109,18 +109,21 @@ func (f *Fetch) Next(ctx context.Context) bool {
 	if f.closed || f.served == len(f.hot)+len(f.fills) {
 		return false
 	}
-	if !f.c.allows(f.view.Generation, AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
-		return f.end(MissStale)
-	}
+	var next *entry
 	if f.served < len(f.hot) {
-		f.cur, f.tier = f.hot[f.served], Hot
+		next, f.tier = f.hot[f.served], Hot
 	} else {
 		fl := f.fills[f.served-len(f.hot)]
 		if why := f.wait(ctx, fl); why != MissNone {
 			return f.end(why)
 		}
-		f.cur, f.tier = fl.block, Remote
+		next, f.tier = fl.block, Remote
 	}
+	// After the wait, not before it: the generation may have ended between the fill's commit and this.
+	if !f.c.allows(f.view.Generation, AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
+		return f.end(MissStale)
+	}
+	f.cur = next
 	f.served++
 	f.tiers[f.tier]++
 	f.c.stats.hits[f.tier].Add(1)

@@ -46,7 +46,7 @@ type View struct {
 
 // at resolves the lease.
 func (v View) at(now time.Time) View {
-	if !v.Until.IsZero() && now.After(v.Until) && !mutation.Is(mutation.IgnoreLease) {
+	if !v.Until.IsZero() && !now.Before(v.Until) && !mutation.Is(mutation.IgnoreLease) {
 		v.Access, v.Until = min(v.Access, v.Then), time.Time{}
 	}
 	return v
