@@ -48,11 +48,17 @@ func (w *world) fault() {
 		}},
 		{faultPartition, 3, func() { l := w.leader(); l.cut = !l.cut; w.log("%s is cut off: %v", l.name, l.cut) }},
 		{faultRecord, 2, func() {
-			w.log("the record is damaged")
-			if raw := slices.Clone(w.control.raw); len(raw) > 0 {
-				raw[w.rng.IntN(len(raw))] ^= 1 << w.rng.IntN(7)
-				w.control.put(raw)
+			raw := slices.Clone(w.control.raw)
+			if len(raw) == 0 {
+				return
 			}
+			raw[w.rng.IntN(len(raw))] ^= 1 << w.rng.IntN(7)
+			// A record has no checksum: damage that leaves a valid one is another record, as if an administrator had written it.
+			if _, err := coordinator.ReadStored(model, raw); err == nil {
+				raw = raw[:len(raw)/2]
+			}
+			w.log("the record is damaged")
+			w.control.put(raw)
 		}},
 		{faultForget, 4, func() {
 			l := w.leader()

@@ -8,5 +8,6 @@
 // each other's keys. Equal options give equal runs.
 //
 // What is checked is listed in Invariants. What is not simulated: clocks that go back or stand still (coordinator's
-// TestSuspendedClock), and the wire to a real server (package integration).
+// TestSuspendedClock), damage that turns a control record into another valid one, and the wire to a real server (package
+// integration).
 package stalecheck
