@@ -70,7 +70,9 @@ func NewChain(secret []byte, id Identity, salt string, blockTokens int) *Chain {
 	c.mac.Write([]byte("root"))
 	c.mac.Write(id.Weights[:])
 	c.mac.Write(id.Layout[:])
-	c.mac.Write(c.ns[:])
+	if !tenantless() {
+		c.mac.Write(c.ns[:])
+	}
 	c.mac.Sum(c.root[:0])
 	return c
 }

@@ -2,14 +2,17 @@ package codec_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"flag"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/zeebo/xxh3"
 	"pgregory.net/rapid"
 
 	"github.com/kvtier/kvtier/block"
@@ -148,6 +151,7 @@ func TestForeignIsRefused(t *testing.T) {
 		"layout digest":  func(h *codec.Header) { h.Identity.Layout[31] ^= 1 },
 		"namespace":      func(h *codec.Header) { h.Namespace[31] ^= 1 },
 		"epoch":          func(h *codec.Header) { h.Epoch++ },
+		"act":            func(h *codec.Header) { h.Act[6] ^= 1 }, // race 19: an epoch that was given out twice
 		"chain hash":     func(h *codec.Header) { h.Hash[31] ^= 1 },
 		"part":           func(h *codec.Header) { h.Part++ },
 	} {
@@ -157,6 +161,30 @@ func TestForeignIsRefused(t *testing.T) {
 		e, ok := errors.AsType[*codec.Error](err)
 		if !errors.Is(err, codec.ErrForeign) || !ok || e.Field != name {
 			t.Errorf("other %s: got %v, want ErrForeign for that field", name, err)
+		}
+	}
+}
+
+// A length that is intact, signed by both checksums and yet not what the reader's own layout implies is refused: stored sizes are never trusted.
+func TestAForgedLengthIsRefused(t *testing.T) {
+	l := smallLayout()
+	f := newFormat(t, l)
+	h := headerFor(l)
+	frame := sealed(t, f, h)
+	off := len(frame) - l.PartBytes(l.Part(0))
+	le := binary.LittleEndian
+	for _, n := range []int{0, 1, 64, l.PartBytes(l.Part(0)) - 1, l.PartBytes(l.Part(0)) + 64} {
+		bad := append(bytes.Clone(frame[:off]), make([]byte, n)...)
+		le.PutUint64(bad[16:], uint64(n))
+		le.PutUint64(bad[24:], uint64(n))
+		le.PutUint64(bad[184:], xxh3.Hash(bad[off:]))
+		table := crc32.MakeTable(crc32.Castagnoli)
+		le.PutUint32(bad[196:], crc32.Update(crc32.Checksum(bad[:196], table), table, bad[200:off]))
+		if _, err := codec.Inspect(bad); err != nil {
+			t.Fatalf("the forgery of %d bytes is none: %v", n, err)
+		}
+		if _, err := f.Open(bad, h); !errors.Is(err, codec.ErrCorrupt) {
+			t.Errorf("Open of %d bytes that claim to be the payload: %v, want ErrCorrupt", n, err)
 		}
 	}
 }

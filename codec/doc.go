@@ -21,7 +21,7 @@
 //	170   2  parts of the block
 //	172   4  tokens in the block
 //	176   1  payload codec
-//	177   7  zero
+//	177   7  first bytes of the act, the random name of the activation that gave out the epoch; zero without one
 //	184   8  xxh3-64 of the payload as stored
 //	192   4  zero
 //	196   4  CRC-32C of everything before the payload but these 4 bytes

@@ -7,6 +7,7 @@ import (
 	"github.com/zeebo/xxh3"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Format encodes and decodes the parts of blocks of one layout. It is immutable and safe for concurrent use.
@@ -70,7 +71,8 @@ func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
 	}
 	got := parse(frame)
 	switch {
-	case got.Identity.Weights != want.Identity.Weights:
+	case mutation.Is(mutation.SkipIdentity):
+	case got.Identity.Weights != want.Identity.Weights && !mutation.Is(mutation.SkipWeightsDigest):
 		return nil, foreign("weights digest")
 	case got.Identity.Layout != want.Identity.Layout || got.Identity.Layout != f.digest:
 		return nil, foreign("layout digest")
@@ -78,6 +80,8 @@ func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
 		return nil, foreign("namespace")
 	case got.Epoch != want.Epoch:
 		return nil, foreign("epoch")
+	case got.Act != want.Act && !mutation.Is(mutation.NumberOnly):
+		return nil, foreign("act")
 	case got.Hash != want.Hash:
 		return nil, foreign("chain hash")
 	case got.Part != want.Part:
@@ -94,10 +98,10 @@ func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
 	if want.Part < 0 || want.Part >= f.layout.PartCount() {
 		return nil, corrupt("part", uint64(want.Part), uint64(f.layout.PartCount()))
 	}
-	if n := f.layout.PartBytes(f.layout.Part(want.Part)); len(payload) != n {
+	if n := f.layout.PartBytes(f.layout.Part(want.Part)); len(payload) != n && !mutation.Is(mutation.TrustStoredLength) {
 		return nil, corrupt("payload length", uint64(len(payload)), uint64(n))
 	}
-	if got, want := xxh3.Hash(payload), le.Uint64(frame[offSum:]); got != want {
+	if got, want := xxh3.Hash(payload), le.Uint64(frame[offSum:]); got != want && !mutation.Is(mutation.SkipChecksum) {
 		return nil, corrupt("payload checksum", got, want)
 	}
 	return payload, nil

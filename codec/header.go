@@ -38,6 +38,7 @@ const (
 	offParts    = 170
 	offTokens   = 172
 	offEncoding = 176
+	offAct      = 177
 	offSum      = 184
 	offCRC      = 196
 )
@@ -50,11 +51,16 @@ type Encoding uint8
 // Raw stores the payload as the layout describes it.
 const Raw Encoding = 0
 
+// Act is the first bytes of the activation under which a value was computed. Epoch numbers can be given out twice when Redis loses
+// a record; together with the random act they cannot.
+type Act [7]byte
+
 // Header is what a value says of itself. A reader states what it expects and gets the payload only on equality.
 type Header struct {
 	Identity  block.Identity
 	Namespace block.Digest
 	Epoch     block.Epoch
+	Act       Act
 	Hash      block.Hash
 	Part      int // index among the layout's parts
 }
@@ -79,6 +85,7 @@ func (h *Header) put(frame []byte, f *Format, sum uint64) {
 	le.PutUint16(frame[offParts:], uint16(f.layout.PartCount()))
 	le.PutUint32(frame[offTokens:], uint32(f.layout.BlockTokens))
 	frame[offEncoding] = byte(Raw)
+	copy(frame[offAct:], h.Act[:])
 	le.PutUint64(frame[offSum:], sum)
 	le.PutUint32(frame[offCRC:], headerCRC(frame[:f.payloadOffset]))
 }
@@ -92,6 +99,7 @@ func parse(frame []byte) Header {
 	copy(h.Namespace[:], frame[offNS:])
 	copy(h.Hash[:], frame[offHash:])
 	h.Epoch = block.Epoch(le.Uint64(frame[offEpoch:]))
+	h.Act = Act(frame[offAct:])
 	h.Part = int(le.Uint16(frame[offPart:]))
 	return h
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // snapshot is an adopted record with the beginning of its lease. It is immutable once published.
@@ -33,7 +34,7 @@ func (s *snapshot) stateAt(now time.Time, lease time.Duration) LeaseState {
 func (s *snapshot) adopt(found Stored, from time.Time, lease time.Duration) (*snapshot, error) {
 	sum := found.Sum()
 	switch {
-	case found.Gen < s.view.Gen:
+	case found.Gen < s.view.Gen && !mutation.Is(mutation.GoBack):
 		// A failover, a flush or a restored backup lost writes. The coordinator will write what it remembers again.
 		return nil, fmt.Errorf("%w: generation went backwards from %d to %d", ErrRecord, s.view.Gen, found.Gen)
 	case found.Gen == s.view.Gen && sum != s.view.Sum:
@@ -50,7 +51,10 @@ func (s *snapshot) adopt(found Stored, from time.Time, lease time.Duration) (*sn
 		if !e.State.Live() || e.Epoch > s.topEpoch {
 			continue
 		}
-		if had, ok := s.view.Grant(v); !ok || had != (Grant{e.Epoch, e.Act}) {
+		if mutation.Is(mutation.Resurrect) || mutation.Is(mutation.GoBack) {
+			continue
+		}
+		if had, ok := s.view.Grant(v); !ok || had.Epoch != e.Epoch || had.Act != e.Act && !mutation.Is(mutation.NumberOnly) {
 			return nil, fmt.Errorf("%w: generation %d brings back epoch %d of %v", ErrRecord, found.Gen, e.Epoch, v)
 		}
 	}

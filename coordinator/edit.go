@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // editor builds the next generation of a record. Every transition goes through it, so that the rules about numbers stand in
@@ -71,6 +72,9 @@ func (ed *editor) retire(v block.Variant, s State) {
 
 // nextEpoch follows the clock where it can: then even a record that was lost altogether does not give an epoch out again.
 func (ed *editor) nextEpoch() block.Epoch {
+	if mutation.Is(mutation.ReuseEpoch) && ed.rec.LastEpoch > 0 {
+		return ed.rec.LastEpoch
+	}
 	ed.rec.LastEpoch = max(ed.rec.LastEpoch+1, block.Epoch(ed.ms))
 	return ed.rec.LastEpoch
 }

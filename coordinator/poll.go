@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 const (
@@ -82,6 +84,9 @@ func (w *Watch) poll(ctx context.Context) bool {
 	pollCtx, cancel := context.WithTimeout(ctx, w.opt.Poll)
 	found, err := w.opt.Control.Load(pollCtx, w.opt.Model)
 	cancel()
+	if mutation.Is(mutation.LeaseFromReply) {
+		from = w.opt.Now()
+	}
 	var next *snapshot
 	if err == nil {
 		next, err = prev.adopt(found, from, w.opt.Lease)
@@ -102,6 +107,9 @@ func (w *Watch) poll(ctx context.Context) bool {
 	w.snap.Store(next)
 	if next.view.Gen != prev.view.Gen {
 		w.opt.Logger.Info("record adopted", "model", w.opt.Model, "gen", next.view.Gen, "before", prev.view.Gen)
+		if mutation.Is(mutation.AckBeforeAct) {
+			w.sendBeat(ctx)
+		}
 		w.opt.OnChange(w.View())
 		close(prev.changed)
 	}
@@ -169,6 +177,9 @@ func (w *Watch) receive(ctx context.Context, sub *redis.PubSub) {
 		pinged = false
 		switch msg := msg.(type) {
 		case *redis.Subscription:
+			if mutation.Is(mutation.NoPollOnSubscribe) {
+				continue
+			}
 			w.Poll()
 		case *redis.Message:
 			model, gen, ok := parseHint(msg.Payload)

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Why a record has to be written again.
@@ -32,7 +33,7 @@ func Reconcile(known, found *Stored, beats []Heartbeat, s Stamp) (Record, string
 			return Record{}, reasonNone, err
 		}
 		next, reason = again, reasonLost
-	case known == nil || progress(known, found):
+	case known == nil || progress(known, found) || mutation.Is(mutation.TrustRollback):
 		next = found.Record
 	default:
 		joined, err := join(known.Record, found.Record, s)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Status is everything that is known about a model: what `kvtier model status` shows.
@@ -94,6 +95,9 @@ func invalidated(h Heartbeat, cut uint64) bool { return h.Gen >= cut || h.State 
 // due reports which pass over a dead epoch may run now: 0 for none, 1 or 2. The first waits until every living worker has acted on the
 // generation that killed it, or for the lease; the second, which catches writers that were late, for the lease after the first.
 func (d Dead) due(now time.Time, lease time.Duration, model string, beats []Heartbeat) int {
+	if mutation.Is(mutation.EagerReclaim) {
+		return 2
+	}
 	// A wall clock that was stepped back must not keep garbage for the length of the step.
 	elapsed := func(since int64) bool { ms := now.UnixMilli(); return ms < since || ms-since >= lease.Milliseconds() }
 	if d.Swept != 0 {

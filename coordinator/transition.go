@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Stamp is what a transition takes from the outside world: the moment, and 128 fresh random bits that name what it activates.
@@ -133,7 +134,7 @@ func (r Record) Sweep(d Dead, s Stamp) (Record, error) {
 	}
 	ed := edit(r, s)
 	ed.dirty = true
-	if d.Swept == 0 {
+	if d.Swept == 0 && !mutation.Is(mutation.EagerReclaim) {
 		ed.rec.Dead[i].Swept = max(ed.ms, 1)
 	} else {
 		ed.rec.Dead = slices.Delete(ed.rec.Dead, i, i+1)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // OnExpiry says what a worker does with its entries when its lease has expired.
@@ -75,7 +76,7 @@ func (v View) Version(variant block.Variant) (Version, bool) {
 // Grant returns the grant of a variant: its entry is active or draining. It does not look at the lease; see Usable.
 func (v View) Grant(variant block.Variant) (Grant, bool) {
 	for i := range v.versions {
-		if x := &v.versions[i]; x.Variant == variant && x.State.Live() {
+		if x := &v.versions[i]; x.Variant == variant && (x.State.Live() || mutation.Is(mutation.RevokedGranted)) {
 			return Grant{x.Epoch, x.Act}, true
 		}
 	}

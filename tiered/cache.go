@@ -59,6 +59,8 @@ type Options struct {
 	SpillTimeout time.Duration // of one batch of writes; default 5 s
 
 	WritePolicy WritePolicy
+	// Steps, if set, takes the place of goroutines and of the clock: for tests that decide what happens when.
+	Steps *Steps
 	// Logger receives changes of state, never requests; nil discards.
 	Logger *slog.Logger
 }
@@ -134,8 +136,12 @@ func New(opts Options) (*Cache, error) {
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats)
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	if c.remote != nil {
+	switch {
+	case c.remote == nil:
+	case opts.Steps == nil:
 		c.wg.Go(c.spillLoop)
+	default:
+		c.spill.stepped = func() { opts.Steps.Go(c.stepSpill) }
 	}
 	return c, nil
 }

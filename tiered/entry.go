@@ -48,7 +48,7 @@ func (e *entry) release() {
 
 // header is what part p of the block says of itself in the store.
 func (e *entry) header(p int) codec.Header {
-	return codec.Header{Identity: e.gen.Identity, Namespace: e.ns, Epoch: e.gen.Epoch, Hash: e.hash, Part: p}
+	return codec.Header{Identity: e.gen.Identity, Namespace: e.ns, Epoch: e.gen.Epoch, Act: codec.Act(e.gen.Act[:]), Hash: e.hash, Part: p}
 }
 
 func (e *entry) key(p int) string {

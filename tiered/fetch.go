@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Fetch is one request's walk along the chain of its prompt. Call Next until it returns false, then Close:
@@ -68,8 +69,7 @@ func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []blo
 
 func (f *Fetch) startFills(ctx context.Context, ns block.Digest, rest []block.Hash) {
 	c := f.c
-	start := time.Now()
-	f.deadline = start.Add(c.opts.FetchTimeout)
+	f.deadline = c.now().Add(c.opts.FetchTimeout)
 	found, why := c.probe(ctx, f.view.Generation, rest)
 	if found < len(rest) {
 		f.why = why
@@ -80,7 +80,7 @@ func (f *Fetch) startFills(ctx context.Context, ns block.Digest, rest []block.Ha
 		f.why = why
 	}
 	if len(mine) > 0 {
-		c.wg.Go(func() { c.lead(mine, c.opts.FetchTimeout) })
+		c.background(func() { c.lead(mine, c.opts.FetchTimeout) })
 	}
 }
 
@@ -109,18 +109,21 @@ func (f *Fetch) Next(ctx context.Context) bool {
 	if f.closed || f.served == len(f.hot)+len(f.fills) {
 		return false
 	}
-	if !f.c.allows(f.view.Generation, AccessHot) {
-		return f.end(MissStale)
-	}
+	var next *entry
 	if f.served < len(f.hot) {
-		f.cur, f.tier = f.hot[f.served], Hot
+		next, f.tier = f.hot[f.served], Hot
 	} else {
 		fl := f.fills[f.served-len(f.hot)]
 		if why := f.wait(ctx, fl); why != MissNone {
 			return f.end(why)
 		}
-		f.cur, f.tier = fl.block, Remote
+		next, f.tier = fl.block, Remote
 	}
+	// After the wait, not before it: the generation may have ended between the fill's commit and this.
+	if !f.c.allows(f.view.Generation, AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
+		return f.end(MissStale)
+	}
+	f.cur = next
 	f.served++
 	f.tiers[f.tier]++
 	f.c.stats.hits[f.tier].Add(1)
@@ -133,6 +136,12 @@ func (f *Fetch) wait(ctx context.Context, fl *fill) Reason {
 		return fl.reason
 	default:
 	}
+	if steps := f.c.opts.Steps; steps != nil {
+		if steps.Wait(fl.done) {
+			return fl.reason
+		}
+		return MissDeadline
+	}
 	timer := time.NewTimer(time.Until(f.deadline))
 	defer timer.Stop()
 	select {
@@ -143,6 +152,25 @@ func (f *Fetch) wait(ctx context.Context, fl *fill) Reason {
 	case <-timer.C:
 		return MissDeadline
 	}
+}
+
+// Current reports whether the current block may still be used: its generation is the current one and access has not ended since Next. Ask
+// after the block was placed and before it counts: a process can be stopped for a minute between Next and that.
+func (f *Fetch) Current() bool {
+	return f.cur != nil && (f.c.allows(f.view.Generation, AccessHot) || mutation.Is(mutation.NoRecheck))
+}
+
+// Lose gives the current block back as a miss and ends the walk: for a block of which Current said no.
+func (f *Fetch) Lose() {
+	if f.cur == nil {
+		return
+	}
+	f.releaseFrom(f.served)
+	f.letGo()
+	f.served--
+	f.tiers[f.tier]--
+	f.c.stats.hits[f.tier].Add(-1)
+	f.cutTo(f.served, MissStale)
 }
 
 // Part returns the payload of part p of the current block: read-only, valid until the next call of Next or Close.
@@ -164,10 +192,14 @@ func (f *Fetch) Miss() Reason {
 
 // end stops the walk: a gap in the chain makes everything behind it useless to this request.
 func (f *Fetch) end(why Reason) bool {
-	f.why = why
 	f.releaseFrom(f.served)
-	f.hot, f.fills = f.hot[:min(f.served, len(f.hot))], f.fills[:max(0, f.served-len(f.hot))]
+	f.cutTo(f.served, why)
 	return false
+}
+
+func (f *Fetch) cutTo(n int, why Reason) {
+	f.why = why
+	f.hot, f.fills = f.hot[:min(n, len(f.hot))], f.fills[:max(0, n-len(f.hot))]
 }
 
 // letGo gives back the current block.

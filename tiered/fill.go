@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/codec"
+	"github.com/kvtier/kvtier/internal/mutation"
 	"github.com/kvtier/kvtier/store"
 )
 
@@ -33,6 +34,14 @@ type flightKey struct {
 	hash block.Hash
 }
 
+// shared is under what a fill is found by those who join it.
+func (k flightKey) shared() flightKey {
+	if mutation.Is(mutation.FlightWithoutGen) {
+		k.gen = Generation{}
+	}
+	return k
+}
+
 type flights struct {
 	mu sync.Mutex
 	m  map[flightKey]*fill
@@ -46,14 +55,14 @@ func (c *Cache) join(g Generation, ns block.Digest, hashes []block.Hash, depth i
 	size := int64(c.slabs.bytes)
 	for i, h := range hashes {
 		key := flightKey{g, h}
-		f, ok := c.flights.m[key]
+		f, ok := c.flights.m[key.shared()]
 		if !ok {
 			if c.stats.filling.Load()+size > c.opts.FillBytes {
 				return all, mine, MissBudget
 			}
 			c.stats.filling.Add(size)
 			f = &fill{key: key, depth: depth + i, ns: ns, done: make(chan struct{})}
-			c.flights.m[key] = f
+			c.flights.m[key.shared()] = f
 			mine = append(mine, f)
 		}
 		f.waiters++
@@ -66,7 +75,7 @@ func (c *Cache) join(g Generation, ns block.Digest, hashes []block.Hash, depth i
 func (c *Cache) finish(f *fill, e *entry, why Reason) {
 	c.flights.mu.Lock()
 	f.block, f.reason = e, why
-	delete(c.flights.m, f.key)
+	delete(c.flights.m, f.key.shared())
 	idle := f.waiters == 0
 	close(f.done)
 	c.flights.mu.Unlock()
@@ -126,6 +135,11 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 			e.frames[got] = e.frames[got][:n]
 			e.places[got], err = c.format.Open(e.frames[got], e.header(got))
 		}
+		if err != nil && mutation.Is(mutation.PublishPartial) {
+			l := c.format.Layout()
+			e.frames[got] = e.frames[got][:c.format.FrameBytes(l.Part(got))]
+			e.places[got], err = c.format.Payload(e.frames[got]), nil
+		}
 		if err != nil {
 			failed = err
 			break
@@ -153,7 +167,7 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 // takes, so a fill that was under way across a change leaves nothing behind; waiters compare once more before they use it.
 func (c *Cache) commit(f *fill, e *entry) {
 	c.admit(e)
-	if !c.allows(f.key.gen, AccessHot) {
+	if !c.allows(f.key.gen, AccessHot) && !mutation.Is(mutation.FlightWithoutGen) && !mutation.Is(mutation.LateInsert) {
 		e.release()
 		c.finish(f, nil, MissStale)
 		return

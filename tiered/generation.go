@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Generation says what K/V may be used together: the identity that computed it and the epoch it was computed in. Epoch numbers
@@ -45,7 +46,7 @@ type View struct {
 
 // at resolves the lease.
 func (v View) at(now time.Time) View {
-	if !v.Until.IsZero() && now.After(v.Until) {
+	if !v.Until.IsZero() && !now.Before(v.Until) && !mutation.Is(mutation.IgnoreLease) {
 		v.Access, v.Until = min(v.Access, v.Then), time.Time{}
 	}
 	return v
@@ -64,13 +65,16 @@ func (c *Cache) SetView(v View) {
 	// this drop sees it and refuses (hot.insert compares under the lock that drop takes).
 	dropped := c.hot.drop(v.Generation)
 	c.stats.invalidated.Add(int64(dropped))
+	if mutation.Is(mutation.LabelAtDequeue) {
+		return
+	}
 	c.spill.dropAll(dropStale)
 }
 
 // View returns the current view: nothing is cached before the first SetView.
 func (c *Cache) View() View {
 	if v := c.view.Load(); v != nil {
-		return v.at(time.Now())
+		return v.at(c.now())
 	}
 	return View{}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // hot is the tier in the process: the least recently used blocks leave when the bytes exceed the bound. simplelru keeps the
@@ -75,7 +76,7 @@ func (h *hot) contains(g Generation, hash block.Hash) bool {
 func (h *hot) insert(e *entry) (victims []*entry, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.mu.gen != e.gen || h.mu.lru.Contains(e.hash) || e.cost() > h.max {
+	if h.mu.gen != e.gen && !mutation.Is(mutation.LateInsert) || h.mu.lru.Contains(e.hash) || e.cost() > h.max {
 		return nil, false
 	}
 	h.mu.lru.Add(e.hash, e.retain())
@@ -91,6 +92,11 @@ func (h *hot) insert(e *entry) (victims []*entry, ok bool) {
 // drop empties the tier and dedicates it to generation g. It returns how many blocks were dropped.
 func (h *hot) drop(g Generation) int {
 	h.mu.Lock()
+	if mutation.Is(mutation.KeepHot) {
+		h.mu.gen = g
+		h.mu.Unlock()
+		return 0
+	}
 	old := h.mu.lru
 	h.mu.lru, h.mu.bytes, h.mu.gen = newLRU(), 0, g
 	h.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Put takes in a block that was computed under v: the depth-th of its chain, named hash, in namespace ns. export is called once per part to
@@ -41,6 +42,9 @@ func (c *Cache) admit(e *entry) {
 	for _, v := range victims {
 		if c.remote != nil && c.opts.WritePolicy == WriteOnEvict {
 			c.spill.offer(v)
+		}
+		if mutation.Is(mutation.EarlyReuse) {
+			v.slabs.put(v.slab)
 		}
 		v.release()
 	}

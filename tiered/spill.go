@@ -7,6 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
+	"github.com/kvtier/kvtier/internal/mutation"
 	"github.com/kvtier/kvtier/store"
 )
 
@@ -30,6 +33,9 @@ type spillQueue struct {
 	max   int64
 	stats *counters
 	wake  chan struct{} // holds a token while there may be work
+
+	stepped func() // with Options.Steps: the task that stores; it is handed out once per offer
+	storing bool   // with Options.Steps: one is under way
 
 	mu struct {
 		sync.Mutex
@@ -65,6 +71,10 @@ func (q *spillQueue) offer(e *entry) {
 	q.settle()
 	q.mu.Unlock()
 	q.discard(out, dropOverflow)
+	if q.stepped != nil {
+		q.stepped()
+		return
+	}
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -103,7 +113,7 @@ func (q *spillQueue) take(maxBytes int64, g Generation) []*entry {
 	var batch, stale []*entry
 	sum, n := int64(0), 0
 	for _, e := range q.mu.items {
-		if e.gen != g {
+		if e.gen != g && !mutation.Is(mutation.LabelAtDequeue) {
 			stale = append(stale, e)
 			q.mu.n -= e.cost()
 		} else if sum += e.cost(); len(batch) > 0 && sum > maxBytes {
@@ -235,10 +245,23 @@ func (c *Cache) store(batch []*entry) error {
 	var items []store.Item
 	for _, e := range batch {
 		for p, frame := range e.frames {
-			items = append(items, store.Item{Key: e.key(p), Value: frame})
+			key := e.key(p)
+			if mutation.Is(mutation.LabelAtDequeue) {
+				key = c.relabel(e, p)
+			}
+			items = append(items, store.Item{Key: key, Value: frame})
 		}
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.SpillTimeout)
 	defer cancel()
 	return c.remote.Put(ctx, items, c.opts.TTL)
+}
+
+// relabel is the bug that LabelAtDequeue seeds.
+func (c *Cache) relabel(e *entry, part int) string {
+	h := e.header(part)
+	g := c.View().Generation
+	h.Identity, h.Epoch, h.Act = g.Identity, g.Epoch, codec.Act(g.Act[:])
+	_ = c.format.Seal(e.frames[part], h)
+	return block.Key(g.Identity.Variant(), g.Epoch, e.hash, part)
 }

@@ -73,3 +73,12 @@ func (c *Cache) Stats() Stats {
 	}
 	return s
 }
+
+// Sizes are the bytes that a cache holds now.
+type Sizes struct{ HotBytes, SpillBytes, FillingBytes int64 }
+
+// Sizes is a cheap part of Stats.
+func (c *Cache) Sizes() Sizes {
+	_, hot := c.hot.size()
+	return Sizes{HotBytes: hot, SpillBytes: c.spill.bytes(), FillingBytes: c.stats.filling.Load()}
+}

@@ -38,8 +38,8 @@ func (r *Replica) Follow(ctx context.Context, record Record, checkpoints []Check
 	var retryAt time.Time
 	for {
 		changed := record.Changed() // before the view that it follows, so that no change falls between them
-		r.Refresh()
-		if next, ok := r.outdated(record.View(), checkpoints); ok && time.Now().After(retryAt) {
+		// A poll that overtakes this view wakes the loop again.
+		if next, ok := r.Step(record.View(), checkpoints); ok && time.Now().After(retryAt) {
 			if err := r.SwapWeights(ctx, next.Label, next.Open); err != nil {
 				r.opts.Logger.Error("weights not swapped", "label", next.Label, "err", err, "retry", swapRetry)
 				retryAt = time.Now().Add(swapRetry)
@@ -53,6 +53,13 @@ func (r *Replica) Follow(ctx context.Context, record Record, checkpoints []Check
 			return
 		}
 	}
+}
+
+// Step is one turn of Follow without its waiting: it renews the cache's view and returns the checkpoint that the replica should swap
+// to, if there is one.
+func (r *Replica) Step(v coordinator.View, checkpoints []Checkpoint) (Checkpoint, bool) {
+	r.Refresh()
+	return r.outdated(v, checkpoints)
 }
 
 // outdated returns the checkpoint to swap to, if there is reason to.

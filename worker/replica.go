@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/internal/mutation"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker/engine"
 )
@@ -133,6 +134,9 @@ func viewOf(id block.Identity, v coordinator.View, on coordinator.OnExpiry) tier
 	if !ok { // revoked, or never registered
 		return ungranted
 	}
+	if mutation.Is(mutation.NumberOnly) {
+		grant.Act = coordinator.Act{}
+	}
 	view := tiered.View{
 		Generation: tiered.Generation{Identity: id, Epoch: grant.Epoch, Act: grant.Act},
 		Access:     withoutLease, Then: withoutLease,
@@ -157,6 +161,9 @@ func (r *Replica) SwapWeights(ctx context.Context, label string, open func(conte
 		return errors.Join(fmt.Errorf("%w: %s has K/V layout %+v, this worker serves %+v: start a worker of its own for it", ErrShape, label, got, want), next.Close())
 	}
 	start := time.Now()
+	if mutation.Is(mutation.SwapWithoutDraining) {
+		r.latch = semaphore.NewWeighted(int64(r.opts.MaxSequences))
+	}
 	if err := r.latch.Acquire(ctx, int64(r.opts.MaxSequences)); err != nil {
 		return errors.Join(fmt.Errorf("worker: swap to %s: waiting for running requests: %w", label, err), next.Close())
 	}
@@ -168,7 +175,9 @@ func (r *Replica) SwapWeights(ctx context.Context, label string, open func(conte
 	}
 	old := r.mu.engine
 	r.mu.engine, r.mu.label = next, label
-	r.refreshLocked() // another identity: drops hot blocks and queued spills of the old one
+	if !mutation.Is(mutation.SwapKeepsView) {
+		r.refreshLocked() // another identity: drops hot blocks and queued spills of the old one
+	}
 	r.mu.Unlock()
 	r.opts.Logger.Info("weights swapped", "label", label, "weights", next.Identity().Weights.Short(), "pause", time.Since(start).String())
 	return old.Close()

@@ -46,6 +46,11 @@ func (s *session) reuse(ctx context.Context, res *Result) error {
 				return fmt.Errorf("worker: import: %w", err)
 			}
 		}
+		// Only now does the block count: whatever stopped this process since Next asked, the grant is still there.
+		if !f.Current() {
+			f.Lose()
+			break
+		}
 		if err := s.seq.Skip(l.BlockTokens); err != nil {
 			return fmt.Errorf("worker: import: %w", err)
 		}

@@ -38,14 +38,16 @@ func newProgress(out io.Writer, name string, total int) *progress {
 	return p
 }
 
-func (p *progress) step() {
+func (p *progress) step() { p.add(1) }
+
+func (p *progress) add(n int) {
 	if p.bar != nil {
-		p.bar.Increment()
+		p.bar.IncrBy(n)
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.n++
+	p.n += n
 	if time.Now().After(p.next) {
 		fmt.Fprintf(p.out, "%s: %d of %d\n", p.name, p.n, p.total)
 		p.next = time.Now().Add(lineEvery)

@@ -20,6 +20,15 @@ type weights struct {
 	layers []layerWeights
 	norm   []float32 // [dim]
 	output []float32 // [vocab][dim]; the same memory as embed if they are tied
+
+	tensors []tensorDigest // what the digest was made from
+}
+
+// tensorDigest is a tensor as it stands in the manifest.
+type tensorDigest struct {
+	name, dtype string
+	shape       []int
+	digest      block.Digest
 }
 
 type layerWeights struct {
@@ -81,6 +90,7 @@ func loadWeights(f *gguf.File, h *hparams, threads int) (*weights, block.Digest,
 	h.describe(&m)
 	for i, s := range slots {
 		m.Tensor(s.tensor.Name, s.tensor.DType.String(), s.tensor.Shape, digests[i])
+		w.tensors = append(w.tensors, tensorDigest{s.tensor.Name, s.tensor.DType.String(), s.tensor.Shape, digests[i]})
 	}
 	sum, err := m.Sum()
 	return w, sum, err

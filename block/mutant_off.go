@@ -1,0 +1,5 @@
+//go:build !kvtier_mutations
+
+package block
+
+func tenantless() bool { return false }

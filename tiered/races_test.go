@@ -1,0 +1,199 @@
+package tiered_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/store/memstore"
+	"github.com/kvtier/kvtier/tiered"
+)
+
+// stepped is a cache that does nothing by itself: tests decide when fills run, and what happens while a request waits.
+type stepped struct {
+	*tiered.Cache
+	now    time.Time
+	tasks  []func()
+	onWait func()
+}
+
+func newStepped(t *testing.T, remote *memstore.Store) *stepped {
+	s := &stepped{now: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}
+	s.Cache = newCache(t, remote, func(o *tiered.Options) {
+		o.Steps = &tiered.Steps{
+			Now: func() time.Time { return s.now },
+			Go:  func(task func()) { s.tasks = append(s.tasks, task) },
+			Wait: func(done <-chan struct{}) bool {
+				s.run()
+				if s.onWait != nil {
+					s.onWait()
+				}
+				select {
+				case <-done:
+					return true
+				default:
+					return false
+				}
+			},
+		}
+	})
+	return s
+}
+
+func (s *stepped) run() {
+	for len(s.tasks) > 0 {
+		task := s.tasks[0]
+		s.tasks = s.tasks[1:]
+		task()
+	}
+}
+
+func withAct(v tiered.View, act byte) tiered.View {
+	v.Act[0] = act
+	return v
+}
+
+// Race 2, 15: the fill is committed under the old generation, the generation ends, and only then does the waiting request wake up.
+func TestRaceGenerationEndsBetweenCommitAndHandOver(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	writer, c := newStepped(t, remote), newStepped(t, remote)
+	v := shared(generation(1, 1))
+	writer.SetView(v)
+	put(t, writer.Cache, v, 7, 2)
+	writer.run()
+	c.SetView(v)
+	c.onWait = func() { c.SetView(shared(generation(1, 2))) } // a purge
+	expect(t, c.Cache, v, 7, 2, 0, 0, tiered.MissStale)
+}
+
+// Race 15: stopped between the check at hand-over and the use, for longer than the lease.
+func TestRacePausedBetweenLeaseCheckAndUse(t *testing.T) {
+	c := newStepped(t, memstore.New(memstore.Options{}))
+	v := shared(generation(1, 1))
+	v.Until, v.Then = c.now.Add(5*time.Second), tiered.AccessNone // strict
+	c.SetView(v)
+	put(t, c.Cache, v, 7, 2)
+	ns, hashes := chainOf(v.Generation, 7, 2)
+	f := c.Fetch(t.Context(), v, ns, hashes)
+	defer f.Close()
+	if !f.Next(t.Context()) || !f.Current() {
+		t.Fatal("no hit under a lease")
+	}
+	c.now = c.now.Add(5 * time.Second) // SIGSTOP … SIGCONT
+	if f.Current() {
+		t.Error("the block may still be used after the lease")
+	}
+	f.Lose()
+	if f.Next(t.Context()) {
+		t.Error("another block follows")
+	}
+	if f.Blocks(tiered.Hot) != 0 || f.Miss() != tiered.MissStale {
+		t.Errorf("%d hot blocks, miss %v; want none, stale", f.Blocks(tiered.Hot), f.Miss())
+	}
+}
+
+// The lease is over at its end, not a moment later: coordinator.View and tiered.View have to agree.
+func TestTheLeaseEndsAtItsEnd(t *testing.T) {
+	c := newStepped(t, memstore.New(memstore.Options{}))
+	v := shared(generation(1, 1))
+	v.Until, v.Then = c.now.Add(time.Second), tiered.AccessNone
+	c.SetView(v)
+	c.now = v.Until.Add(-1)
+	if got := c.View().Access; got != tiered.AccessShared {
+		t.Errorf("before the end: %v", got)
+	}
+	c.now = v.Until
+	if got := c.View().Access; got != tiered.AccessNone {
+		t.Errorf("at the end: %v", got)
+	}
+}
+
+// Race 19: an epoch number that was given out twice, because a record was lost together with the memory of it. What was stored under the
+// first activation is not served under the second, from either tier.
+func TestRaceEpochNumberGivenOutTwice(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	a, b := newStepped(t, remote), newStepped(t, remote)
+	first, second := withAct(shared(generation(1, 5)), 1), withAct(shared(generation(1, 5)), 2)
+	a.SetView(first)
+	put(t, a.Cache, first, 7, 2)
+	a.run()
+	b.SetView(second)
+	expect(t, b.Cache, second, 7, 2, 0, 0, tiered.MissForeign)
+	a.SetView(second)
+	expect(t, a.Cache, second, 7, 2, 0, 0, tiered.MissCold) // b has deleted the value
+}
+
+// Race 3, 6: a hot block is held while its generation ends, it is evicted, and its memory would be wanted for others. Its bytes stay.
+func TestRaceBlockHeldAcrossSwapAndEviction(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	c := newCache(t, remote, func(o *tiered.Options) { o.HotBytes = 64 << 20 })
+	v := shared(generation(1, 1))
+	c.SetView(v)
+	put(t, c, v, 7, 1)
+	ns, hashes := chainOf(v.Generation, 7, 1)
+	f := c.Fetch(t.Context(), v, ns, hashes)
+	defer f.Close()
+	if !f.Next(t.Context()) {
+		t.Fatal("no hit")
+	}
+	next := shared(generation(2, 1))
+	c.SetView(next)
+	for seed := range int32(20) { // more than the tier holds: every free slab is used again
+		put(t, c, next, 100+seed, 1)
+	}
+	for p := range testLayout.PartCount() {
+		checkStamp(t, f.Part(p), v.Generation, hashes[0], p)
+	}
+	if f.Current() {
+		t.Error("a block of weights that are gone may still be used")
+	}
+}
+
+// Race 7: a read that fails half-way leaves bytes of something else in the buffer. They are not served, not even to those who joined.
+func TestRaceFailedReadPublishesNothing(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	a, b := newStepped(t, remote), newStepped(t, remote)
+	v := shared(generation(1, 1))
+	a.SetView(v)
+	b.SetView(v)
+	put(t, a.Cache, v, 7, 1)
+	a.run()
+	ns, hashes := chainOf(v.Generation, 7, 1)
+	f := b.Fetch(t.Context(), v, ns, hashes)
+	defer f.Close()
+	joined := b.Fetch(t.Context(), v, ns, hashes)
+	defer joined.Close()
+	second := block.Key(v.Identity.Variant(), v.Epoch, hashes[0], 1)
+	if n, err := remote.Delete(context.Background(), []string{second}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if f.Next(t.Context()) || joined.Next(t.Context()) {
+		t.Error("half a block was served")
+	}
+	if s := b.Stats(); s.HotBlocks != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Races 5, 27: a fill and a warm-up that began before a change end after it. Who asks afterwards gets neither.
+func TestRaceLateFillAndLateWarmUp(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	a, b := newStepped(t, remote), newStepped(t, remote)
+	old, next := shared(generation(1, 1)), shared(generation(1, 2)) // a purge: the hashes stay the same
+	a.SetView(old)
+	put(t, a.Cache, old, 7, 2)
+	a.run()
+	b.SetView(old)
+	ns, hashes := chainOf(old.Generation, 7, 2)
+	f := b.Fetch(t.Context(), old, ns, hashes) // its fill has not run yet
+	defer f.Close()
+	b.SetView(next)
+	put(t, b.Cache, old, 7, 2) // the warm-up of before
+	expect(t, b.Cache, next, 7, 2, 0, 0, tiered.MissCold)
+	b.run()
+	expect(t, b.Cache, next, 7, 2, 0, 0, tiered.MissCold)
+	if f.Next(t.Context()) {
+		t.Error("the request of before goes on with what was purged")
+	}
+}

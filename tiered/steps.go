@@ -1,0 +1,49 @@
+package tiered
+
+import "time"
+
+// Steps is the world as a single-threaded simulation wants it: nothing runs by itself. All of its functions are needed.
+type Steps struct {
+	// Now is the clock.
+	Now func() time.Time
+	// Go receives what would run in the background, a fill or a batch of spills, to run it once, at any time.
+	Go func(task func())
+	// Wait is where a request would wait for done. It may run tasks meanwhile, and reports whether done is closed; false
+	// means that the time for fetching is over.
+	Wait func(done <-chan struct{}) bool
+}
+
+func (c *Cache) now() time.Time {
+	if c.opts.Steps != nil {
+		return c.opts.Steps.Now()
+	}
+	return time.Now()
+}
+
+// background runs task beside the caller; Close waits for it.
+func (c *Cache) background(task func()) {
+	if c.opts.Steps != nil {
+		c.opts.Steps.Go(task)
+		return
+	}
+	c.wg.Go(task)
+}
+
+// stepSpill is one turn of spillLoop. There is one storer only, as there; a batch that failed is tried again when the next task runs.
+func (c *Cache) stepSpill() {
+	q := c.spill
+	if q.storing {
+		return
+	}
+	q.storing = true
+	batch := q.take(spillBatchBytes, c.View().Generation)
+	var err error
+	if len(batch) > 0 {
+		err = c.store(batch)
+		q.done(batch, err == nil)
+	}
+	q.storing = false
+	if q.bytes() > 0 {
+		c.opts.Steps.Go(c.stepSpill)
+	}
+}

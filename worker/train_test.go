@@ -1,0 +1,181 @@
+package worker_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/kvtier/kvtier/store/memstore"
+	"github.com/kvtier/kvtier/tiered"
+	"github.com/kvtier/kvtier/worker"
+	"github.com/kvtier/kvtier/worker/engine"
+	"github.com/kvtier/kvtier/worker/engine/enginetest"
+	"github.com/kvtier/kvtier/worker/llama"
+)
+
+// Cached K/V is ignored while gradients flow and afterwards: training touches no tier, and what it produces starts cold although the
+// prompt was hot and stored a moment ago. The old weights, which other workers may still serve, keep their entries.
+func TestTrainingPassesNeverUseTheCache(t *testing.T) {
+	first, ok := enginetest.Tiny(t, 5).(*llama.Model)
+	if !ok {
+		t.Fatal("the tiny engine is no llama model")
+	}
+	remote := memstore.New(memstore.Options{})
+	c, err := tiered.New(tiered.Options{Layout: first.Layout(), Remote: remote})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "step 0", Cache: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		c.Close(context.Background())
+	})
+	prompt := make([]int32, 70)
+	for i := range prompt {
+		prompt[i] = int32(3 + i*7%200)
+	}
+	req := worker.Request{Tokens: prompt, MaxTokens: 8}
+	complete(t, r, req)
+	flush(t, r)
+	if res := complete(t, r, req); res.CachedTokens() != 64 {
+		t.Fatalf("%d cached tokens before training", res.CachedTokens())
+	}
+
+	trainer, err := llama.NewTrainer(first, 0.1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := c.Stats()
+	var losses []float64
+	for range 10 {
+		loss, err := trainer.Step(t.Context(), prompt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		losses = append(losses, loss)
+	}
+	after := c.Stats()
+	if before.LookupBlocks != after.LookupBlocks || before.HotBlocks != after.HotBlocks || before.Spilled != after.Spilled {
+		t.Errorf("training used the cache: %+v, then %+v", before, after)
+	}
+	if losses[9] >= losses[0] {
+		t.Errorf("nothing was learnt: %v", losses)
+	}
+	// The weights before are served all the while, from the cache.
+	if res := complete(t, r, req); res.CachedTokens() != 64 {
+		t.Errorf("%d cached tokens on the weights that were not trained", res.CachedTokens())
+	}
+
+	if err := r.SwapWeights(t.Context(), "step 10", func(context.Context) (engine.Engine, error) { return trainer.Model() }); err != nil {
+		t.Fatal(err)
+	}
+	got := complete(t, r, req)
+	if got.CachedTokens() != 0 || got.Miss != tiered.MissCold {
+		t.Errorf("first request on the trained weights: %d cached tokens, miss %v; want none, cold", got.CachedTokens(), got.Miss)
+	}
+	cold := complete(t, r, worker.Request{Tokens: prompt, MaxTokens: 8, NoCache: true})
+	if !slices.Equal(got.Tokens, cold.Tokens) {
+		t.Errorf("output %v, computed cold %v", got.Tokens, cold.Tokens)
+	}
+	if warm := complete(t, r, req); warm.CachedTokens() != 64 || !slices.Equal(warm.Tokens, cold.Tokens) {
+		t.Errorf("%d cached tokens and output %v of the trained weights' own; want 64 and %v", warm.CachedTokens(), warm.Tokens, cold.Tokens)
+	}
+}
+
+// Row 18 of the fault matrix: a thousand swaps under traffic. Every answer is the one that its own weights give without a cache.
+func TestAThousandSwapsUnderTraffic(t *testing.T) {
+	swaps := 1000
+	if testing.Short() {
+		swaps = 50
+	}
+	remote := memstore.New(memstore.Options{})
+	first := enginetest.Tiny(t, 1)
+	c, err := tiered.New(tiered.Options{Layout: first.Layout(), Remote: remote, HotBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "1", Cache: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		c.Close(context.Background())
+	})
+	prompts := make([][]int32, 6)
+	for i := range prompts {
+		for j := range 34 + 16*(i%2) {
+			prompts[i] = append(prompts[i], int32(3+(i/2*31+j*7)%200)) // pairs share a prefix
+		}
+	}
+	expected := map[string][][]int32{} // by weights, what each prompt gives without a cache
+	for seed := range uint64(3) {
+		e := enginetest.Tiny(t, seed+1)
+		cold, err := tiered.New(tiered.Options{Layout: e.Layout()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		alone, err := worker.NewReplica(worker.Options{Engine: e, Cache: cold})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range prompts {
+			res := complete(t, alone, worker.Request{Tokens: p, MaxTokens: 3, NoCache: true})
+			expected[e.Identity().Weights.String()] = append(expected[e.Identity().Weights.String()], res.Tokens)
+		}
+		cold.Close(t.Context())
+	}
+	if len(expected) != 3 {
+		t.Fatal("the weights are not three")
+	}
+	done := make(chan struct{})
+	type tally struct{ requests, cached, wrong int }
+	tallies := make(chan tally, 2)
+	for g := range 2 {
+		go func() {
+			var n tally
+			defer func() { tallies <- n }()
+			for i := g; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				p := i * 5 % len(prompts)
+				res, err := r.Complete(context.Background(), worker.Request{Tokens: prompts[p], MaxTokens: 3})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				n.requests++
+				n.cached += res.CachedTokens()
+				if !slices.Equal(res.Tokens, expected[res.Identity.Weights.String()][p]) {
+					n.wrong++
+				}
+			}
+		}()
+	}
+	for i := range swaps {
+		if err := r.SwapWeights(t.Context(), "next", func(context.Context) (engine.Engine, error) {
+			return enginetest.Tiny(t, uint64(i+1)%3+1), nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(done)
+	a, b := <-tallies, <-tallies
+	t.Logf("%d swaps, %d requests, %d cached tokens, %d mismatches", swaps, a.requests+b.requests, a.cached+b.cached, a.wrong+b.wrong)
+	if a.wrong+b.wrong != 0 {
+		t.Errorf("%d answers are not those of their weights", a.wrong+b.wrong)
+	}
+	if a.requests+b.requests < swaps/4 || a.cached+b.cached == 0 {
+		t.Error("hardly any traffic: nothing was proved")
+	}
+}
