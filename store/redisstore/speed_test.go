@@ -1,11 +1,13 @@
 package redisstore_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -37,7 +39,11 @@ func TestSpeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw2.Close()
-	const total = 256 << 20
+	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("KVTIER_BENCH_ROUNDS"), "15"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const total = 128 << 20
 	values, slab := make([]byte, total), make([]byte, total+total>>8)
 	for i := 0; i < len(values); i += 8 {
 		values[i] = byte(i >> 12)
@@ -58,14 +64,14 @@ func TestSpeed(t *testing.T) {
 		if err := raw.Set(w.keys, w.values, 2); err != nil {
 			t.Fatal(err)
 		}
-		compare(t, fmt.Sprintf("GET %d KiB", size>>10), n, n*size, 7, []method{
+		compare(t, fmt.Sprintf("GET %d KiB", size>>10), n, n*size, rounds, []method{
 			{"raw, 1 connection, 2 in flight", func() error { _, err := raw.Get(w.keys, w.bufs, 2); return err }},
 			{"raw, 2 connections", func() error { _, err := raw2.Get(w.keys, w.bufs, 2); return err }},
 			{"redisstore, one batch", func() error { return w.get(n, false) }},
 			{"redisstore, batches of 8", func() error { return w.get(8, false) }},
 			{"redisstore, one batch, xxh3", func() error { return w.get(n, true) }},
 		})
-		compare(t, fmt.Sprintf("SET %d KiB", size>>10), n, n*size, 7, []method{
+		compare(t, fmt.Sprintf("SET %d KiB", size>>10), n, n*size, rounds, []method{
 			{"raw, 1 connection, 2 in flight", func() error { return raw.Set(w.keys, w.values, 2) }},
 			{"raw, 2 connections", func() error { return raw2.Set(w.keys, w.values, 2) }},
 			{"redisstore, one batch", func() error { return s.Put(t.Context(), w.items, time.Hour) }},
@@ -133,7 +139,9 @@ func compare(t *testing.T, what string, ops, bytes, rounds int, methods []method
 	type sample struct{ seconds, cpu, allocs, allocBytes float64 }
 	got := make([][]sample, len(methods))
 	for r := range rounds + 1 {
-		for i, m := range methods {
+		for turn := range methods {
+			i := (turn + r) % len(methods)
+			m := methods[i]
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			cpu, start := cpuTime(), time.Now()
