@@ -19,10 +19,13 @@ import (
 type Fetch struct {
 	c        *Cache
 	view     View
+	ns       block.Digest
 	want     int
 	hot      []*entry
 	fills    []*fill
-	why      Reason // why there is nothing after hot and fills
+	rest     []block.Hash // what the remote tier has behind fills, for which there was no room yet
+	released int          // fills given back since the last were begun
+	why      Reason       // why there is nothing after hot, fills and rest
 	deadline time.Time
 
 	served int
@@ -34,22 +37,29 @@ type Fetch struct {
 
 // Fetch finds the longest run of cached blocks at the front of hashes, the chain of a prompt in namespace ns. Blocks of the hot tier are
 // pinned at once; for the rest the remote tier is asked, in one round trip, how many follow without a gap, and these start
-// to arrive in the background. It returns after that round trip, or after Options.ProbeTimeout.
+// to arrive in the background: as many as fit Options.FillBytes, and others as those are used up. It returns after that round trip, or after
+// Options.ProbeTimeout. The hashes must not change before Close.
 func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) *Fetch {
-	f := &Fetch{c: c, view: v, want: len(hashes), why: MissNone}
-	c.stats.lookups.Add(int64(len(hashes)))
+	f := &Fetch{hot: make([]*entry, 0, len(hashes))}
+	c.FetchInto(ctx, f, v, ns, hashes)
+	return f
+}
+
+// FetchInto is Fetch in memory that is used again: f is the zero Fetch or one that was closed. A walk over hot blocks then allocates nothing.
+func (c *Cache) FetchInto(ctx context.Context, f *Fetch, v View, ns block.Digest, hashes []block.Hash) {
+	*f = Fetch{c: c, view: v, ns: ns, want: len(hashes), hot: f.hot[:0], fills: f.fills[:0]}
 	if len(hashes) == 0 {
-		return f
+		return
 	}
 	if now := c.View(); now.Generation != v.Generation {
 		f.why = MissStale
-		return f
+		return
 	} else if f.view.Access = min(v.Access, now.Access); f.view.Access == AccessNone {
 		f.why = MissUnshared
-		return f
+		return
 	}
 	remote := c.remote != nil && f.view.Access == AccessShared && !c.closed.Load()
-	f.hot = c.hot.run(make([]*entry, 0, len(hashes)), v.Generation, hashes)
+	f.hot = c.hot.run(f.hot, &f.view.Generation, hashes)
 	if remote && c.opts.WritePolicy == WriteThrough {
 		for _, e := range f.hot { // what an outage kept from being stored
 			c.spill.offer(e)
@@ -61,12 +71,11 @@ func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []blo
 	case !remote:
 		f.why = MissUnshared
 	default:
-		f.startFills(ctx, ns, rest)
+		f.startFills(ctx, rest)
 	}
-	return f
 }
 
-func (f *Fetch) startFills(ctx context.Context, ns block.Digest, rest []block.Hash) {
+func (f *Fetch) startFills(ctx context.Context, rest []block.Hash) {
 	c := f.c
 	start := time.Now()
 	f.deadline = start.Add(c.opts.FetchTimeout)
@@ -74,12 +83,21 @@ func (f *Fetch) startFills(ctx context.Context, ns block.Digest, rest []block.Ha
 	if found < len(rest) {
 		f.why = why
 	}
-	all, mine, why := c.join(f.view.Generation, ns, rest[:found], len(f.hot))
-	f.fills = all
-	if why != MissNone {
-		f.why = why
-	}
+	f.rest = rest[:found]
+	f.more()
+}
+
+// more begins the fills that there is room for. Fills of a long prompt go on in windows: whenever a quarter of what may be under way has
+// been used up, its room is filled again, so that the wire never waits for the consumer and the bound holds. Nobody ever waits for
+// room while holding some: whoever gets none and has nothing left ends with MissBudget.
+func (f *Fetch) more() {
+	f.released = 0
+	had := len(f.fills)
+	var mine []*fill
+	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.rest, len(f.hot)+had)
+	f.rest = f.rest[len(f.fills)-had:]
 	if len(mine) > 0 {
+		c := f.c
 		c.wg.Go(func() { c.lead(mine, c.opts.FetchTimeout) })
 	}
 }
@@ -106,11 +124,19 @@ func (c *Cache) probe(ctx context.Context, g Generation, hashes []block.Hash) (i
 // the time for fetching is over. The block before must not be used any more.
 func (f *Fetch) Next(ctx context.Context) bool {
 	f.letGo()
-	if f.closed || f.served == len(f.hot)+len(f.fills) {
+	if f.closed {
 		return false
 	}
-	if !f.c.allows(f.view.Generation, AccessHot) {
+	if f.served == len(f.hot)+len(f.fills) && len(f.rest) == 0 {
+		return false
+	}
+	if !f.c.allows(&f.view.Generation, AccessHot) {
 		return f.end(MissStale)
+	}
+	if len(f.rest) > 0 && (f.released >= f.c.refill || f.served == len(f.hot)+len(f.fills)) {
+		if f.more(); f.served == len(f.hot)+len(f.fills) {
+			return f.end(MissBudget)
+		}
 	}
 	if f.served < len(f.hot) {
 		f.cur, f.tier = f.hot[f.served], Hot
@@ -123,7 +149,6 @@ func (f *Fetch) Next(ctx context.Context) bool {
 	}
 	f.served++
 	f.tiers[f.tier]++
-	f.c.stats.hits[f.tier].Add(1)
 	return true
 }
 
@@ -166,7 +191,7 @@ func (f *Fetch) Miss() Reason {
 func (f *Fetch) end(why Reason) bool {
 	f.why = why
 	f.releaseFrom(f.served)
-	f.hot, f.fills = f.hot[:min(f.served, len(f.hot))], f.fills[:max(0, f.served-len(f.hot))]
+	f.hot, f.fills, f.rest = f.hot[:min(f.served, len(f.hot))], f.fills[:max(0, f.served-len(f.hot))], nil
 	return false
 }
 
@@ -179,6 +204,7 @@ func (f *Fetch) letGo() {
 		f.hot[i].release()
 	} else {
 		f.c.leave(f.fills[i-len(f.hot)])
+		f.released++
 	}
 	f.cur = nil
 }
@@ -192,14 +218,17 @@ func (f *Fetch) releaseFrom(i int) {
 	}
 }
 
-// Close gives back every block that was not handed out and counts what was missed. Calling it again does nothing.
+// Close gives back every block that was not handed out and counts what was found and what was missed. Calling it again does nothing.
 func (f *Fetch) Close() {
 	if f.closed {
 		return
 	}
 	f.letGo()
 	f.releaseFrom(f.served)
-	f.closed = true
+	f.closed, f.rest = true, nil
+	clear(f.hot) // a Fetch that is used again later must not keep blocks alive
+	clear(f.fills)
+	f.c.stats.count(f)
 	if missed := f.want - f.served; missed > 0 {
 		f.c.stats.misses[f.Miss()].Add(int64(missed))
 	}
