@@ -2,31 +2,45 @@ package tiered_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
 )
 
-// A hot hit hands out views: its cost does not depend on the size of the blocks.
+// A hot hit hands out views: its cost does not depend on the size of the blocks. With two goroutines, each walks a prompt of its own or
+// both walk the same one; the time per block is that of both together.
 func BenchmarkFetchHot(b *testing.B) {
-	for _, blocks := range []int{1, 32} {
-		b.Run(fmt.Sprintf("blocks=%d", blocks), func(b *testing.B) {
-			c := newCache(b, nil, nil)
-			v := shared(generation(1, 1))
-			c.SetView(v)
-			put(b, c, v, 7, blocks)
-			ns, hashes := chainOf(v.Generation, 7, blocks)
-			b.ReportAllocs()
-			for b.Loop() {
-				f := c.Fetch(b.Context(), v, ns, hashes)
-				for f.Next(b.Context()) {
-					_ = f.Part(0)
+	for _, blocks := range []int{1, 8, 32} {
+		c := newCache(b, nil, func(o *tiered.Options) { o.HotBytes = 1 << 30 })
+		v := shared(generation(1, 1))
+		c.SetView(v)
+		run := func(name string, prompts ...int32) {
+			b.Run(fmt.Sprintf("blocks=%d/%s", blocks, name), func(b *testing.B) {
+				b.ReportAllocs()
+				var wg sync.WaitGroup
+				for _, seed := range prompts {
+					put(b, c, v, seed, blocks)
+					ns, hashes := chainOf(v.Generation, seed, blocks)
+					wg.Go(func() {
+						f := new(tiered.Fetch)
+						for range (b.N + len(prompts) - 1) / len(prompts) {
+							c.FetchInto(b.Context(), f, v, ns, hashes)
+							for f.Next(b.Context()) {
+								_ = f.Part(0)
+							}
+							f.Close()
+						}
+					})
 				}
-				f.Close()
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(blocks), "ns/block")
-		})
+				wg.Wait()
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(blocks), "ns/block")
+			})
+		}
+		run("goroutines=1", 7)
+		run("goroutines=2/prompts=2", 7, 8)
+		run("goroutines=2/prompts=1", 7, 7)
 	}
 }
 

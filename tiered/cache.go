@@ -50,8 +50,8 @@ type Options struct {
 	Remote store.Store
 
 	HotBytes   int64         // bound of the hot tier; default 256 MiB
-	SpillBytes int64         // bound of the spill queue; default 64 MiB
-	FillBytes  int64         // bound of all blocks being fetched; default 256 MiB
+	SpillBytes int64         // bound of the spill queue, which mostly is hot too; default 64 MiB
+	FillBytes  int64         // bound of all blocks being fetched; default 32 MiB and 1/16 of HotBytes, at most 256 MiB
 	TTL        time.Duration // of stored values; default 6 h
 
 	ProbeTimeout time.Duration // how long the remote tier may take to say what it has; default 100 ms
@@ -73,7 +73,7 @@ func (o Options) withDefaults() Options {
 	}
 	def(&o.HotBytes, 256<<20)
 	def(&o.SpillBytes, 64<<20)
-	def(&o.FillBytes, 256<<20)
+	def(&o.FillBytes, min(256<<20, 32<<20+o.HotBytes/16))
 	for d, v := range map[*time.Duration]time.Duration{
 		&o.TTL: 6 * time.Hour, &o.ProbeTimeout: 100 * time.Millisecond, &o.FetchTimeout: time.Second, &o.SpillTimeout: 5 * time.Second,
 	} {
@@ -110,6 +110,7 @@ type Cache struct {
 	view   atomic.Pointer[View]
 
 	slabs   *slabs
+	refill  int // fills that a request has used up before it begins others
 	hot     *hot
 	spill   *spillQueue
 	flights flights
@@ -132,7 +133,8 @@ func New(opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
-	c.slabs = newSlabs(format, min(opts.HotBytes/8, 16<<20))
+	c.slabs = newSlabs(format, opts.FillBytes)
+	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats)
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -159,6 +161,7 @@ func (c *Cache) Close(ctx context.Context) (lost int) {
 	c.wg.Wait()
 	lost = c.spill.dropAll(dropShutdown)
 	c.hot.drop(Generation{})
+	c.slabs.close()
 	return lost
 }
 

@@ -1,12 +1,11 @@
 package tiered
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/codec"
-	"github.com/kvtier/kvtier/store"
+	"github.com/kvtier/kvtier/internal/invariants"
 )
 
 // entry is one block in memory: its sealed frames, one per part, in one slab. It is shared by counted references: the hot tier,
@@ -22,6 +21,8 @@ type entry struct {
 	refs   atomic.Int32
 	slabs  *slabs
 	slab   []byte
+
+	seq uint64 // when it last became the youngest of the hot tier; guarded by hot.mu
 }
 
 // Whether a block is in the remote tier, as far as this worker knows.
@@ -32,15 +33,18 @@ const (
 )
 
 func (e *entry) retain() *entry {
-	e.refs.Add(1)
+	if n := e.refs.Add(1); invariants.Enabled && n < 2 {
+		panic("tiered: block used after its release")
+	}
 	return e
 }
 
 func (e *entry) release() {
 	switch n := e.refs.Add(-1); {
 	case n == 0:
-		e.slabs.put(e.slab)
+		slab := e.slab
 		e.slab, e.frames, e.places = nil, nil, nil
+		e.slabs.put(slab)
 	case n < 0:
 		panic("tiered: block released twice")
 	}
@@ -53,60 +57,4 @@ func (e *entry) header(p int) codec.Header {
 
 func (e *entry) key(p int) string {
 	return block.Key(e.gen.Identity.Variant(), e.gen.Epoch, e.hash, p)
-}
-
-// slabs hands out buffers for whole blocks of one format and keeps a few free ones: blocks all have one size, and zeroing fresh
-// memory costs more than reading a block over loopback.
-type slabs struct {
-	format *codec.Format
-	room   []int // buffer length of each part: its largest frame and the store's spare bytes
-	bytes  int   // slab length, a multiple of the allocator's page
-	keep   int   // free slabs kept at most
-
-	mu   sync.Mutex
-	free [][]byte
-}
-
-// allocPage is the granularity in which Go's allocator rounds large objects (runtime/sizeclasses.go): slabs use all of it, so
-// that accounted bytes are allocated bytes.
-const allocPage = 8 << 10
-
-func newSlabs(f *codec.Format, keepBytes int64) *slabs {
-	s := &slabs{format: f}
-	l := f.Layout()
-	for i := range l.PartCount() {
-		n := (f.MaxFrameBytes(l.Part(i)) + store.Spare + 63) / 64 * 64
-		s.room = append(s.room, n)
-		s.bytes += n
-	}
-	s.bytes = (s.bytes + allocPage - 1) / allocPage * allocPage
-	s.keep = int(keepBytes / int64(s.bytes))
-	return s
-}
-
-// get returns a block with one reference and a buffer per part, each as long as a fetch needs.
-func (s *slabs) get(g Generation, ns block.Digest, h block.Hash, depth int) *entry {
-	e := &entry{gen: g, ns: ns, hash: h, depth: depth, slabs: s, frames: make([][]byte, len(s.room)), places: make([][]byte, len(s.room))}
-	e.refs.Store(1)
-	s.mu.Lock()
-	if n := len(s.free); n > 0 {
-		e.slab, s.free = s.free[n-1], s.free[:n-1]
-	}
-	s.mu.Unlock()
-	if e.slab == nil {
-		e.slab = make([]byte, s.bytes)
-	}
-	rest := e.slab
-	for i, n := range s.room {
-		e.frames[i], rest = rest[:n:n], rest[n:]
-	}
-	return e
-}
-
-func (s *slabs) put(slab []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.free) < s.keep {
-		s.free = append(s.free, slab)
-	}
 }

@@ -20,10 +20,13 @@ import (
 type Fetch struct {
 	c        *Cache
 	view     View
+	ns       block.Digest
 	want     int
 	hot      []*entry
 	fills    []*fill
-	why      Reason // why there is nothing after hot and fills
+	rest     []block.Hash // what the remote tier has behind fills, for which there was no room yet
+	released int          // fills given back since the last were begun
+	why      Reason       // why there is nothing after hot, fills and rest
 	deadline time.Time
 
 	served int
@@ -35,22 +38,29 @@ type Fetch struct {
 
 // Fetch finds the longest run of cached blocks at the front of hashes, the chain of a prompt in namespace ns. Blocks of the hot tier are
 // pinned at once; for the rest the remote tier is asked, in one round trip, how many follow without a gap, and these start
-// to arrive in the background. It returns after that round trip, or after Options.ProbeTimeout.
+// to arrive in the background: as many as fit Options.FillBytes, and others as those are used up. It returns after that round trip, or after
+// Options.ProbeTimeout. The hashes must not change before Close.
 func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) *Fetch {
-	f := &Fetch{c: c, view: v, want: len(hashes), why: MissNone}
-	c.stats.lookups.Add(int64(len(hashes)))
+	f := &Fetch{hot: make([]*entry, 0, len(hashes))}
+	c.FetchInto(ctx, f, v, ns, hashes)
+	return f
+}
+
+// FetchInto is Fetch in memory that is used again: f is the zero Fetch or one that was closed. A walk over hot blocks then allocates nothing.
+func (c *Cache) FetchInto(ctx context.Context, f *Fetch, v View, ns block.Digest, hashes []block.Hash) {
+	*f = Fetch{c: c, view: v, ns: ns, want: len(hashes), hot: f.hot[:0], fills: f.fills[:0]}
 	if len(hashes) == 0 {
-		return f
+		return
 	}
 	if now := c.View(); now.Generation != v.Generation {
 		f.why = MissStale
-		return f
+		return
 	} else if f.view.Access = min(v.Access, now.Access); f.view.Access == AccessNone {
 		f.why = MissUnshared
-		return f
+		return
 	}
 	remote := c.remote != nil && f.view.Access == AccessShared && !c.closed.Load()
-	f.hot = c.hot.run(make([]*entry, 0, len(hashes)), v.Generation, hashes)
+	f.hot = c.hot.run(f.hot, &f.view.Generation, hashes)
 	if remote && c.opts.WritePolicy == WriteThrough {
 		for _, e := range f.hot { // what an outage kept from being stored
 			c.spill.offer(e)
@@ -62,24 +72,32 @@ func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []blo
 	case !remote:
 		f.why = MissUnshared
 	default:
-		f.startFills(ctx, ns, rest)
+		f.startFills(ctx, rest)
 	}
-	return f
 }
 
-func (f *Fetch) startFills(ctx context.Context, ns block.Digest, rest []block.Hash) {
+func (f *Fetch) startFills(ctx context.Context, rest []block.Hash) {
 	c := f.c
 	f.deadline = c.now().Add(c.opts.FetchTimeout)
 	found, why := c.probe(ctx, f.view.Generation, rest)
 	if found < len(rest) {
 		f.why = why
 	}
-	all, mine, why := c.join(f.view.Generation, ns, rest[:found], len(f.hot))
-	f.fills = all
-	if why != MissNone {
-		f.why = why
-	}
+	f.rest = rest[:found]
+	f.more()
+}
+
+// more begins the fills that there is room for. Fills of a long prompt go on in windows: whenever a quarter of what may be under way has
+// been used up, its room is filled again, so that the wire never waits for the consumer and the bound holds. Nobody ever waits for
+// room while holding some: whoever gets none and has nothing left ends with MissBudget.
+func (f *Fetch) more() {
+	f.released = 0
+	had := len(f.fills)
+	var mine []*fill
+	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.rest, len(f.hot)+had)
+	f.rest = f.rest[len(f.fills)-had:]
 	if len(mine) > 0 {
+		c := f.c
 		c.background(func() { c.lead(mine, c.opts.FetchTimeout) })
 	}
 }
@@ -106,8 +124,16 @@ func (c *Cache) probe(ctx context.Context, g Generation, hashes []block.Hash) (i
 // the time for fetching is over. The block before must not be used any more.
 func (f *Fetch) Next(ctx context.Context) bool {
 	f.letGo()
-	if f.closed || f.served == len(f.hot)+len(f.fills) {
+	if f.closed {
 		return false
+	}
+	if f.served == len(f.hot)+len(f.fills) && len(f.rest) == 0 {
+		return false
+	}
+	if len(f.rest) > 0 && (f.released >= f.c.refill || f.served == len(f.hot)+len(f.fills)) {
+		if f.more(); f.served == len(f.hot)+len(f.fills) {
+			return f.end(MissBudget)
+		}
 	}
 	var next *entry
 	if f.served < len(f.hot) {
@@ -120,13 +146,12 @@ func (f *Fetch) Next(ctx context.Context) bool {
 		next, f.tier = fl.block, Remote
 	}
 	// After the wait, not before it: the generation may have ended between the fill's commit and this.
-	if !f.c.allows(f.view.Generation, AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
+	if !f.c.allows(&f.view.Generation, AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
 		return f.end(MissStale)
 	}
 	f.cur = next
 	f.served++
 	f.tiers[f.tier]++
-	f.c.stats.hits[f.tier].Add(1)
 	return true
 }
 
@@ -157,7 +182,7 @@ func (f *Fetch) wait(ctx context.Context, fl *fill) Reason {
 // Current reports whether the current block may still be used: its generation is the current one and access has not ended since Next. Ask
 // after the block was placed and before it counts: a process can be stopped for a minute between Next and that.
 func (f *Fetch) Current() bool {
-	return f.cur != nil && (f.c.allows(f.view.Generation, AccessHot) || mutation.Is(mutation.NoRecheck))
+	return f.cur != nil && (f.c.allows(&f.view.Generation, AccessHot) || mutation.Is(mutation.NoRecheck))
 }
 
 // Lose gives the current block back as a miss and ends the walk: for a block of which Current said no.
@@ -169,7 +194,6 @@ func (f *Fetch) Lose() {
 	f.letGo()
 	f.served--
 	f.tiers[f.tier]--
-	f.c.stats.hits[f.tier].Add(-1)
 	f.cutTo(f.served, MissStale)
 }
 
@@ -199,7 +223,7 @@ func (f *Fetch) end(why Reason) bool {
 
 func (f *Fetch) cutTo(n int, why Reason) {
 	f.why = why
-	f.hot, f.fills = f.hot[:min(n, len(f.hot))], f.fills[:max(0, n-len(f.hot))]
+	f.hot, f.fills, f.rest = f.hot[:min(n, len(f.hot))], f.fills[:max(0, n-len(f.hot))], nil
 }
 
 // letGo gives back the current block.
@@ -211,6 +235,7 @@ func (f *Fetch) letGo() {
 		f.hot[i].release()
 	} else {
 		f.c.leave(f.fills[i-len(f.hot)])
+		f.released++
 	}
 	f.cur = nil
 }
@@ -224,14 +249,17 @@ func (f *Fetch) releaseFrom(i int) {
 	}
 }
 
-// Close gives back every block that was not handed out and counts what was missed. Calling it again does nothing.
+// Close gives back every block that was not handed out and counts what was found and what was missed. Calling it again does nothing.
 func (f *Fetch) Close() {
 	if f.closed {
 		return
 	}
 	f.letGo()
 	f.releaseFrom(f.served)
-	f.closed = true
+	f.closed, f.rest = true, nil
+	clear(f.hot) // a Fetch that is used again later must not keep blocks alive
+	clear(f.fills)
+	f.c.stats.count(f)
 	if missed := f.want - f.served; missed > 0 {
 		f.c.stats.misses[f.Miss()].Add(int64(missed))
 	}

@@ -47,9 +47,9 @@ type flights struct {
 	m  map[flightKey]*fill
 }
 
-// join returns a fill for each of hashes, and those among them that the caller has to lead. It stops early, with MissBudget, when the bytes
+// join appends to all a fill for each of hashes, and returns those among them that the caller has to lead. It stops early when the bytes
 // allowed to be under way are used up: waiting for them could wait for a request that waits for us.
-func (c *Cache) join(g Generation, ns block.Digest, hashes []block.Hash, depth int) (all, mine []*fill, why Reason) {
+func (c *Cache) join(all []*fill, g Generation, ns block.Digest, hashes []block.Hash, depth int) (joined, mine []*fill) {
 	c.flights.mu.Lock()
 	defer c.flights.mu.Unlock()
 	size := int64(c.slabs.bytes)
@@ -58,7 +58,7 @@ func (c *Cache) join(g Generation, ns block.Digest, hashes []block.Hash, depth i
 		f, ok := c.flights.m[key.shared()]
 		if !ok {
 			if c.stats.filling.Load()+size > c.opts.FillBytes {
-				return all, mine, MissBudget
+				return all, mine
 			}
 			c.stats.filling.Add(size)
 			f = &fill{key: key, depth: depth + i, ns: ns, done: make(chan struct{})}
@@ -68,7 +68,7 @@ func (c *Cache) join(g Generation, ns block.Digest, hashes []block.Hash, depth i
 		f.waiters++
 		all = append(all, f)
 	}
-	return all, mine, MissNone
+	return all, mine
 }
 
 // finish publishes the end of f. e is nil for a miss; else finish takes over one reference.
@@ -167,7 +167,7 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 // takes, so a fill that was under way across a change leaves nothing behind; waiters compare once more before they use it.
 func (c *Cache) commit(f *fill, e *entry) {
 	c.admit(e)
-	if !c.allows(f.key.gen, AccessHot) && !mutation.Is(mutation.FlightWithoutGen) && !mutation.Is(mutation.LateInsert) {
+	if !c.allows(&f.key.gen, AccessHot) && !mutation.Is(mutation.FlightWithoutGen) && !mutation.Is(mutation.LateInsert) {
 		e.release()
 		c.finish(f, nil, MissStale)
 		return

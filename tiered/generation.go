@@ -73,14 +73,21 @@ func (c *Cache) SetView(v View) {
 
 // View returns the current view: nothing is cached before the first SetView.
 func (c *Cache) View() View {
-	if v := c.view.Load(); v != nil {
-		return v.at(c.now())
+	v := c.view.Load()
+	if v == nil {
+		return View{}
 	}
-	return View{}
+	if v.Until.IsZero() { // the clock costs as much as a look-up
+		return *v
+	}
+	return v.at(c.now())
 }
 
 // allows reports whether K/V of g may be used now, with access a.
-func (c *Cache) allows(g Generation, a Access) bool {
-	v := c.View()
-	return v.Generation == g && v.Access >= a
+func (c *Cache) allows(g *Generation, a Access) bool {
+	v := c.view.Load()
+	if v == nil || v.Access < a || v.Generation != *g {
+		return false
+	}
+	return v.Until.IsZero() || v.at(c.now()).Access >= a
 }

@@ -10,64 +10,88 @@ import (
 	"github.com/kvtier/kvtier/internal/mutation"
 )
 
-// hot is the tier in the process: the least recently used blocks leave when the bytes exceed the bound. simplelru keeps the
-// order; the lock and the bytes are ours, because the library bounds by count only.
+// hot is the tier in the process: the least recently used blocks leave when the bytes exceed the bound. simplelru keeps the order; the
+// lock and the bytes are ours, because the library bounds by count only. One lock covers a walk along a chain, because taking one per
+// block would cost more than the walk. Blocks among the youngest eighth are not moved to the front again: walks over what is really
+// hot only peek, which changes nothing, and run side by side.
 type hot struct {
 	max int64
 
 	mu struct {
-		sync.Mutex
+		sync.RWMutex
 		gen   Generation // of every block in lru
 		lru   *simplelru.LRU[block.Hash, *entry]
+		seq   uint64 // counts how often a block became the youngest
 		bytes int64
 	}
 }
 
-// entryOverhead is what a block costs besides its slab: entry, frame slice, list element and map slot, rounded up.
+// entryOverhead is what a block costs besides its slab: entry, frame slices, list element and map slot, rounded up.
 const entryOverhead = 512
 
 func newHot(maxBytes int64) *hot {
 	h := &hot{max: maxBytes}
-	h.mu.lru = newLRU()
+	h.reset(Generation{})
 	return h
 }
 
-func newLRU() *simplelru.LRU[block.Hash, *entry] {
+// reset empties the tier without releasing anything. mu is held, or nobody else knows h.
+func (h *hot) reset(g Generation) {
 	lru, err := simplelru.NewLRU[block.Hash, *entry](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	return lru
+	h.mu.lru, h.mu.bytes, h.mu.gen = lru, 0, g
 }
 
 func (e *entry) cost() int64 { return int64(len(e.slab)) + entryOverhead }
 
-// run appends to dst the longest run of hot blocks at the front of hashes, each with a reference for the caller. It touches them from the
-// last to the first, so that within a chain the leaves leave before the root.
-func (h *hot) run(dst []*entry, g Generation, hashes []block.Hash) []*entry {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.mu.gen != g {
+// stamp notes that e is the youngest now. mu is held.
+func (h *hot) stamp(e *entry) {
+	h.mu.seq++
+	e.seq = h.mu.seq
+}
+
+// run appends to dst the longest run of hot blocks at the front of hashes, each with a reference for the caller. If one of them is not among
+// the youngest, it touches all of them, from the last to the first, so that within a chain the leaves leave before the root.
+func (h *hot) run(dst []*entry, g *Generation, hashes []block.Hash) []*entry {
+	h.mu.RLock()
+	if h.mu.gen != *g {
+		h.mu.RUnlock()
 		return dst
 	}
-	n := 0
-	for n < len(hashes) {
-		e, ok := h.mu.lru.Peek(hashes[n])
+	first := len(dst)
+	young := h.mu.seq - min(h.mu.seq, uint64(h.mu.lru.Len()/8))
+	old := false
+	for i := range hashes {
+		e, ok := h.mu.lru.Peek(hashes[i])
 		if !ok {
 			break
 		}
 		dst = append(dst, e.retain())
-		n++
+		old = old || e.seq < young
 	}
-	for i := n - 1; i >= 0; i-- {
-		h.mu.lru.Get(hashes[i])
+	h.mu.RUnlock()
+	if old {
+		h.touch(dst[first:])
 	}
 	return dst
 }
 
-func (h *hot) contains(g Generation, hash block.Hash) bool {
+// touch makes chain the youngest, its root last. Blocks that have left the tier meanwhile stay out.
+func (h *hot) touch(chain []*entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for i := len(chain) - 1; i >= 0; i-- {
+		if e, _ := h.mu.lru.Get(chain[i].hash); e == chain[i] {
+			h.stamp(e)
+		}
+	}
+}
+
+func (h *hot) contains(g Generation, hash block.Hash) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
 	return h.mu.gen == g && h.mu.lru.Contains(hash)
 }
 
@@ -80,6 +104,7 @@ func (h *hot) insert(e *entry) (victims []*entry, ok bool) {
 		return nil, false
 	}
 	h.mu.lru.Add(e.hash, e.retain())
+	h.stamp(e)
 	h.mu.bytes += e.cost()
 	for h.mu.bytes > h.max {
 		_, v, _ := h.mu.lru.RemoveOldest()
@@ -98,7 +123,7 @@ func (h *hot) drop(g Generation) int {
 		return 0
 	}
 	old := h.mu.lru
-	h.mu.lru, h.mu.bytes, h.mu.gen = newLRU(), 0, g
+	h.reset(g)
 	h.mu.Unlock()
 	for _, e := range old.Values() {
 		e.release()
@@ -107,7 +132,7 @@ func (h *hot) drop(g Generation) int {
 }
 
 func (h *hot) size() (blocks int, bytes int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.mu.RLock()
+	defer h.mu.RUnlock()
 	return h.mu.lru.Len(), h.mu.bytes
 }

@@ -194,7 +194,7 @@ func (q *spillQueue) waitEmpty(ctx context.Context) bool {
 }
 
 const (
-	spillBatchBytes = 4 << 20
+	spillBatchBytes = 16 << 20 // several of the store's pipelines, so that the wire does not idle between batches
 	spillPauseMin   = 50 * time.Millisecond
 	spillPauseMax   = 5 * time.Second
 )

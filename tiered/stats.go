@@ -1,6 +1,9 @@
 package tiered
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"unsafe"
+)
 
 // Tier names where a block was found.
 type Tier uint8
@@ -22,14 +25,15 @@ func (t Tier) String() string {
 // Stats is a snapshot of what a cache has done since it was made. Counts only grow; sizes are of now. Blocks and tokens differ by
 // the factor BlockTokens, and are both there because operators think in the one and users pay for the other.
 type Stats struct {
-	LookupBlocks int64            // blocks asked for
-	HitBlocks    map[string]int64 // by tier
+	LookupBlocks int64            // blocks asked for, by requests that have ended
+	HitBlocks    map[string]int64 // by tier, of requests that have ended
 	MissBlocks   map[string]int64 // by reason
 	BlockTokens  int
 
 	HotBlocks   int
 	HotBytes    int64
 	HotMaxBytes int64
+	SlabBytes   int64 // memory of blocks, hot or on their way, and of buffers kept for the next ones
 	Evicted     int64 // blocks that left the hot tier for space
 	Invalidated int64 // blocks dropped because their generation ended
 
@@ -42,8 +46,7 @@ type Stats struct {
 }
 
 type counters struct {
-	lookups     atomic.Int64
-	hits        [tiers]atomic.Int64
+	served      [counterShards]servedCounters
 	misses      [reasons]atomic.Int64
 	evicted     atomic.Int64
 	invalidated atomic.Int64
@@ -53,17 +56,40 @@ type counters struct {
 	badValues   atomic.Int64
 }
 
+// counterShards keeps requests that run at once from counting in the same cache line, which costs more than a look-up.
+const counterShards = 16
+
+type servedCounters struct {
+	lookups atomic.Int64
+	hits    [tiers]atomic.Int64
+	_       [128 - 8*(1+tiers)]byte // two lines: processors fetch them in pairs
+}
+
+// count adds what f found. Which shard it takes only has to differ between requests.
+func (c *counters) count(f *Fetch) {
+	s := &c.served[uintptr(unsafe.Pointer(f))>>8%counterShards]
+	s.lookups.Add(int64(f.want))
+	for t, n := range f.tiers {
+		if n > 0 {
+			s.hits[t].Add(int64(n))
+		}
+	}
+}
+
 // Stats returns a snapshot.
 func (c *Cache) Stats() Stats {
 	s := Stats{
-		LookupBlocks: c.stats.lookups.Load(), HitBlocks: map[string]int64{}, MissBlocks: map[string]int64{}, SpillDropped: map[string]int64{},
+		HitBlocks: map[string]int64{}, MissBlocks: map[string]int64{}, SpillDropped: map[string]int64{},
 		BlockTokens: c.format.Layout().BlockTokens, HotMaxBytes: c.opts.HotBytes, SpillMaxBytes: c.opts.SpillBytes,
 		Evicted: c.stats.evicted.Load(), Invalidated: c.stats.invalidated.Load(), FillingBytes: c.stats.filling.Load(),
-		Spilled: c.stats.spilled.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(),
+		Spilled: c.stats.spilled.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(), SlabBytes: c.slabs.held(),
 	}
 	s.HotBlocks, s.HotBytes = c.hot.size()
-	for t := range tiers {
-		s.HitBlocks[t.String()] = c.stats.hits[t].Load()
+	for i := range c.stats.served {
+		s.LookupBlocks += c.stats.served[i].lookups.Load()
+		for t := range tiers {
+			s.HitBlocks[t.String()] += c.stats.served[i].hits[t].Load()
+		}
 	}
 	for r := MissCold; r < reasons; r++ {
 		s.MissBlocks[r.String()] = c.stats.misses[r].Load()

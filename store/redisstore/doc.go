@@ -5,6 +5,6 @@
 // worth less than a miss, and the breaker (store.WithBreaker) decides when to ask again.
 //
 // Invariants: every key is named in a command of its own, so that a cluster routes it; at most Options.MaxInFlightBytes of
-// values are on the wire for one Store; nothing reads or writes a caller's buffer after the call that lent it has ended;
+// values are on the wire to one server for one Store; nothing reads or writes a caller's buffer after the call that lent it has ended;
 // no error and no log line carries a password.
 package redisstore

@@ -10,15 +10,9 @@ import (
 	"github.com/kvtier/kvtier/store"
 )
 
-// result is what Get yields for one key.
-type result struct {
-	n   int
-	err error
-}
-
 // Get implements store.Store. Replies are read from the socket into the caller's buffers. Large values travel one per round
-// trip, small ones in short pipelines, and up to three round trips run at once; the loop body runs meanwhile. A value that does not
-// fit its buffer costs two more round trips and a connection, which the next call replaces.
+// trip, small ones in short pipelines, and up to three round trips per server run at once; the loop body runs meanwhile. A value
+// that does not fit its buffer costs two more round trips and a connection, which the next call replaces.
 //
 // When the loop ends early, Get waits for the round trips in flight, because they write into the caller's buffers: at most
 // until the context's deadline or Options.Timeout, whichever is sooner.
@@ -30,87 +24,88 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 		if len(keys) == 0 {
 			return
 		}
-		spans := spansOf(len(keys), func(i int) int { return len(bufs[i]) })
-		results := make([]result, len(keys))
-		move := func(ctx context.Context, i int) {
-			sp := spans[i]
-			s.getSpan(ctx, sp, keys[sp.from:sp.to], bufs[sp.from:sp.to], results[sp.from:sp.to])
-		}
-		if len(spans) == 1 { // no goroutine for what is one round trip
-			move(ctx, 0)
-			yieldAll(results, yield)
+		b := s.newBatch(len(keys))
+		b.keys, b.bufs = keys, bufs
+		defer b.free()
+		if err := b.plan(ctx); err != nil {
+			for _, k := range keys {
+				if !yield(0, wrap(ctx, "get", k, err)) {
+					return
+				}
+			}
 			return
 		}
-		f := launch(ctx, spans, move)
-		defer f.stop() // also when the loop body panics
-		for i, sp := range spans {
-			<-f.done[i]
-			if !yieldAll(results[sp.from:sp.to], yield) {
+		if b.alone() { // no goroutine for what is one round trip
+			getSpan(b, ctx, b.courses[0].lane, b.courses[0].spans[0])
+			for i := range b.results {
+				if !yield(b.results[i].n, b.results[i].err) {
+					return
+				}
+			}
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		b.launch(ctx, getSpan)
+		defer b.stop(cancel) // also when the loop body panics
+		for i := range keys {
+			if r := b.await(i); !yield(r.n, r.err) {
 				return
 			}
 		}
 	}
 }
 
-func yieldAll(results []result, yield func(int, error) bool) bool {
-	for _, r := range results {
-		if !yield(r.n, r.err) {
-			return false
-		}
-	}
-	return true
-}
-
-// getSpan fills results, one for each key, whatever happens.
-func (s *Store) getSpan(ctx context.Context, sp span, keys []string, bufs [][]byte, results []result) {
-	err := s.carry(ctx, sp.bytes, func() {
-		if fits := s.getPipeline(ctx, keys, bufs, results); !fits {
-			s.getFitting(ctx, keys, bufs, results)
+// getSpan sets the result of each key of sp, whatever happens.
+func getSpan(b *batch, ctx context.Context, l *lane, sp span) {
+	err := b.s.carry(ctx, l.gets, min(sp.bytes, l.max), func() {
+		if fits := b.getPipeline(ctx, sp); !fits {
+			b.getFitting(ctx, sp)
 		}
 	})
 	if err != nil {
-		for i := range results {
-			results[i] = result{err: wrap(ctx, "get", keys[i], err)}
-		}
+		b.fail(ctx, "get", sp, err)
 	}
 }
 
-// getPipeline reads keys in one round trip. It returns false if one of several values does not fit its buffer: the client then
+// getPipeline reads sp in one round trip. It returns false if one of several values does not fit its buffer: the client then
 // gives up on the pipeline and reports that error for every command of it, so that nothing is known about any key.
-func (s *Store) getPipeline(ctx context.Context, keys []string, bufs [][]byte, results []result) bool {
-	if len(keys) == 1 {
-		results[0] = resultOf(ctx, keys[0], bufs[0], s.client.GetToBuffer(ctx, keys[0], bufs[0]))
+func (b *batch) getPipeline(ctx context.Context, sp span) bool {
+	if sp.to-sp.from == 1 {
+		i := b.order[sp.from]
+		cmd := b.getCommand(i)
+		_ = b.s.client.Process(ctx, cmd)
+		b.received(ctx, i, cmd)
 		return true
 	}
-	pipe := s.client.Pipeline()
-	for i, k := range keys {
-		pipe.GetToBuffer(ctx, k, bufs[i])
+	pipe := b.s.client.Pipeline()
+	for _, i := range b.order[sp.from:sp.to] {
+		_ = pipe.Process(ctx, b.getCommand(i)) // queues only
 	}
 	cmds, _ := pipe.Exec(ctx) // each command has its own error
 	fits := true
-	for i, cmd := range cmds {
-		cmd := cmd.(*redis.ZeroCopyStringCmd)
-		results[i] = resultOf(ctx, keys[i], bufs[i], cmd)
+	for j, cmd := range cmds {
+		b.received(ctx, b.order[sp.from+j], cmd.(*redis.ZeroCopyStringCmd))
 		fits = fits && !isTooSmall(cmd.Err())
 	}
 	return fits
 }
 
 // getFitting asks for the lengths first and reads only what fits: two more round trips, for callers whose layout has changed.
-func (s *Store) getFitting(ctx context.Context, keys []string, bufs [][]byte, results []result) {
-	pipe := s.client.Pipeline()
-	for _, k := range keys {
-		pipe.StrLen(ctx, k)
+func (b *batch) getFitting(ctx context.Context, sp span) {
+	pipe := b.s.client.Pipeline()
+	for _, i := range b.order[sp.from:sp.to] {
+		pipe.StrLen(ctx, b.keys[i])
 	}
 	cmds, _ := pipe.Exec(ctx)
-	var fit []int
-	for i, cmd := range cmds {
+	var fit []int32
+	for j, cmd := range cmds {
+		i := b.order[sp.from+j]
 		n, err := cmd.(*redis.IntCmd).Result()
 		switch {
 		case err != nil:
-			results[i] = result{err: wrap(ctx, "get", keys[i], err)}
-		case int(n) > len(bufs[i])-store.Spare:
-			results[i] = result{err: &opError{"get", keys[i], store.ErrTooLarge}}
+			b.results[i] = result{err: wrap(ctx, "get", b.keys[i], err)}
+		case int(n) > len(b.bufs[i])-store.Spare:
+			b.results[i] = result{err: &opError{"get", b.keys[i], store.ErrTooLarge}}
 		default: // 0 may be a missing key
 			fit = append(fit, i)
 		}
@@ -118,24 +113,25 @@ func (s *Store) getFitting(ctx context.Context, keys []string, bufs [][]byte, re
 	if len(fit) == 0 {
 		return
 	}
-	pipe = s.client.Pipeline()
+	pipe = b.s.client.Pipeline()
 	for _, i := range fit {
-		pipe.GetToBuffer(ctx, keys[i], bufs[i])
+		_ = pipe.Process(ctx, b.getCommand(i))
 	}
 	cmds, _ = pipe.Exec(ctx)
 	for j, cmd := range cmds {
-		i := fit[j]
-		results[i] = resultOf(ctx, keys[i], bufs[i], cmd.(*redis.ZeroCopyStringCmd))
+		b.received(ctx, fit[j], cmd.(*redis.ZeroCopyStringCmd))
 	}
 }
 
-func resultOf(ctx context.Context, key string, buf []byte, cmd *redis.ZeroCopyStringCmd) result {
+// received takes the outcome of a command as key i's result.
+func (b *batch) received(ctx context.Context, i int32, cmd *redis.ZeroCopyStringCmd) {
 	n, err := cmd.Result()
 	switch {
 	case err != nil:
-		return result{err: wrap(ctx, "get", key, err)}
-	case n > len(buf)-store.Spare: // the client would use the spare bytes
-		return result{err: &opError{"get", key, store.ErrTooLarge}}
+		b.results[i] = result{err: wrap(ctx, "get", b.keys[i], err)}
+	case n > len(b.bufs[i])-store.Spare: // the client would use the spare bytes
+		b.results[i] = result{err: &opError{"get", b.keys[i], store.ErrTooLarge}}
+	default:
+		b.results[i] = result{n: n}
 	}
-	return result{n: n}
 }

@@ -67,8 +67,9 @@ type Options struct {
 	Timeout time.Duration
 	// PoolTimeout bounds the wait for a free connection. Default 250 ms.
 	PoolTimeout time.Duration
-	// MaxInFlightBytes bounds the values, by the size of their buffers, that this client has on the wire at once, over all calls
-	// and nodes; calls beyond wait. Default 6 MiB: from 7 MiB of replies on, servers with jemalloc 5.3.0 lose half their throughput.
+	// MaxInFlightBytes bounds the values, by the size of their buffers, that this client is reading at once from one server, over
+	// all calls; calls beyond wait. Default 6 MiB: from 7 MiB of replies on, servers with jemalloc 5.3.0 lose half their throughput.
+	// Writes, which leave no replies behind, are bounded by two pipelines per server of two thirds of it each.
 	MaxInFlightBytes int
 	// TTLJitter is the largest part by which Put lengthens a TTL, so that what was stored together does not expire together.
 	// Default 0.1; negative means none; at most 1.
@@ -106,7 +107,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.DialTimeout, 250*time.Millisecond)
 	setDefault(&o.Timeout, 2*time.Second)
 	setDefault(&o.PoolTimeout, 250*time.Millisecond)
-	setDefault(&o.MaxInFlightBytes, 6<<20)
+	setDefault(&o.MaxInFlightBytes, defaultInFlight)
 	setDefault(&o.TTLJitter, 0.1)
 	return o, nil
 }

@@ -1,7 +1,9 @@
 package redisstore
 
 import (
+	"context"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,16 +52,30 @@ func TestJittered(t *testing.T) {
 	}
 }
 
-func TestSpansOf(t *testing.T) {
-	sizes := []int{1 << 10, pipelineBytes, 5 << 20, pipelineBytes / 2, pipelineBytes / 2, 1}
+// spansOf plans a batch for one server.
+func spansOf(sizes []int) []span {
+	s := &Store{}
+	s.lanes.init(nil, 6<<20)
+	b := s.newBatch(len(sizes))
+	b.keys, b.bufs = make([]string, len(sizes)), make([][]byte, len(sizes))
+	for i, n := range sizes {
+		b.bufs[i] = make([]byte, n)
+	}
+	if err := b.plan(context.Background()); err != nil {
+		panic(err)
+	}
+	return b.courses[0].spans
+}
+
+func TestSpans(t *testing.T) {
 	var got []int
-	for _, s := range spansOf(len(sizes), func(i int) int { return sizes[i] }) {
+	for _, s := range spansOf([]int{1 << 10, getBytes, 5 << 20, getBytes / 2, getBytes / 2, 1}) {
 		got = append(got, s.to)
 	}
-	if want := []int{1, 2, 3, 5, 6}; len(got) != len(want) || got[3] != want[3] {
+	if want := []int{1, 2, 3, 5, 6}; !slices.Equal(got, want) {
 		t.Errorf("spans end at %v, want %v", got, want)
 	}
-	if n := len(spansOf(2*pipelineKeys, func(int) int { return 0 })); n != 2 {
+	if n := len(spansOf(make([]int, 2*pipelineKeys))); n != 2 {
 		t.Errorf("%d spans of empty values, want 2", n)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/kvtier/kvtier/store"
 )
 
-// Put implements store.Store with one SET … PX per item: a value is never there in part. Small items travel in pipelines, and up
-// to three round trips run at once. The TTL is lengthened at random by at most Options.TTLJitter of it, and rounded up to the
+// Put implements store.Store with one SET … PX per item: a value is never there in part. Items travel in pipelines of at most
+// 4 MiB, two at once per server. The TTL is lengthened at random by at most Options.TTLJitter of it, and rounded up to the
 // millisecond; the items of one call get the same TTL, because the parts of a block are useless without each other.
 func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) error {
 	if err := s.usable(ctx); err != nil {
@@ -22,50 +22,58 @@ func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) 
 	if len(items) == 0 {
 		return nil
 	}
-	ttl = jittered(ttl, s.opts.TTLJitter, rand.Float64())
-	spans := spansOf(len(items), func(i int) int { return len(items[i].Key) + len(items[i].Value) })
-	if len(spans) == 1 {
-		return s.putSpan(ctx, spans[0], items, ttl)
+	b := s.newBatch(len(items))
+	b.items = items
+	b.ttlMS = int64(jittered(ttl, s.opts.TTLJitter, rand.Float64()) / time.Millisecond)
+	defer b.free()
+	if err := b.plan(ctx); err != nil {
+		return wrap(ctx, "put", items[0].Key, err)
 	}
-	errs := make([]error, len(spans))
-	f := launch(ctx, spans, func(ctx context.Context, i int) { errs[i] = s.putSpan(ctx, spans[i], items, ttl) })
-	defer f.stop()
-	for i := range spans {
-		<-f.done[i]
-		if errs[i] != nil { // what has not begun is not sent: a full or sick server is not asked again
-			return errs[i]
+	if b.alone() {
+		putSpan(b, ctx, b.courses[0].lane, b.courses[0].spans[0])
+		for i := range b.results {
+			if b.results[i].err != nil {
+				return b.results[i].err
+			}
+		}
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	b.launch(ctx, putSpan)
+	defer b.stop(cancel)
+	for i := range items {
+		if r := b.await(i); r.err != nil { // what has not begun is not sent: a full or sick server is not asked again
+			return r.err
 		}
 	}
 	return nil
 }
 
-// putSpan returns the first error of one round trip.
-func (s *Store) putSpan(ctx context.Context, sp span, items []store.Item, ttl time.Duration) error {
-	items = items[sp.from:sp.to]
-	var first error
-	err := s.carry(ctx, sp.bytes, func() {
-		if len(items) == 1 {
-			if err := s.client.Set(ctx, items[0].Key, items[0].Value, ttl).Err(); err != nil {
-				first = wrap(ctx, "put", items[0].Key, err)
+// putSpan stores the items of sp in one round trip.
+func putSpan(b *batch, ctx context.Context, l *lane, sp span) {
+	err := b.s.carry(ctx, l.puts, 1, func() {
+		if sp.to-sp.from == 1 {
+			i := b.order[sp.from]
+			if err := b.s.client.Process(ctx, b.setCommand(i)); err != nil {
+				b.results[i].err = wrap(ctx, "put", b.items[i].Key, err)
 			}
 			return
 		}
-		pipe := s.client.Pipeline()
-		for _, it := range items {
-			pipe.Set(ctx, it.Key, it.Value, ttl)
+		pipe := b.s.client.Pipeline()
+		for _, i := range b.order[sp.from:sp.to] {
+			_ = pipe.Process(ctx, b.setCommand(i)) // queues only
 		}
 		cmds, _ := pipe.Exec(ctx)
-		for i, cmd := range cmds {
+		for j, cmd := range cmds {
 			if err := cmd.Err(); err != nil {
-				first = wrap(ctx, "put", items[i].Key, err)
-				return
+				i := b.order[sp.from+j]
+				b.results[i].err = wrap(ctx, "put", b.items[i].Key, err)
 			}
 		}
 	})
 	if err != nil {
-		return wrap(ctx, "put", items[0].Key, err)
+		b.fail(ctx, "put", sp, err)
 	}
-	return first
 }
 
 // jittered lengthens ttl by at most part of it, for random in [0, 1), and rounds it up to whole milliseconds.

@@ -2,10 +2,10 @@ package redisstore
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/kvtier/kvtier/store"
 )
@@ -17,10 +17,12 @@ var (
 
 // Store keeps values in Redis or Valkey. It is safe for concurrent use.
 type Store struct {
-	opts     Options
-	client   redis.UniversalClient
-	inFlight *semaphore.Weighted // bytes of values on the wire
-	closed   atomic.Bool
+	opts    Options
+	client  redis.UniversalClient
+	lanes   lanes
+	batches sync.Pool // of *batch
+	probes  sync.Pool // of *probe
+	closed  atomic.Bool
 }
 
 // Open returns a store for the servers that o names. It does not dial: a server that is down shows in the first call, so that
@@ -30,37 +32,13 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{opts: o, client: o.connect(), inFlight: semaphore.NewWeighted(int64(o.MaxInFlightBytes))}, nil
+	s := &Store{opts: o, client: o.connect()}
+	s.lanes.init(s.client, o.MaxInFlightBytes)
+	return s, nil
 }
 
 // OpenURL is Open with the URL u and otherwise the defaults.
 func OpenURL(u string) (*Store, error) { return Open(Options{URL: u}) }
-
-// Lead implements store.Store with one EXISTS per key in one pipeline, which the client splits by node and sends to all nodes
-// at once. With an error it returns how many keys were known to exist before it.
-func (s *Store) Lead(ctx context.Context, keys []string) (int, error) {
-	if err := s.usable(ctx); err != nil {
-		return 0, &opError{"lead", "", err}
-	}
-	if len(keys) == 0 {
-		return 0, nil
-	}
-	pipe := s.client.Pipeline()
-	for _, k := range keys {
-		pipe.Exists(ctx, k)
-	}
-	cmds, _ := pipe.Exec(ctx) // the first error, which may belong to a key behind the first gap; each command has its own
-	for i, cmd := range cmds {
-		n, err := cmd.(*redis.IntCmd).Result()
-		if err != nil {
-			return i, wrap(ctx, "lead", keys[i], err)
-		}
-		if n == 0 {
-			return i, nil
-		}
-	}
-	return len(keys), nil
-}
 
 // deleteKeys is how many keys one pipeline removes at most: freeing values is the server's main thread's work.
 const deleteKeys = 64

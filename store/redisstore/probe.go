@@ -1,0 +1,78 @@
+package redisstore
+
+import (
+	"context"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// probe is a pipeline of EXISTS that is used again and again: a chain has thousands of keys, and a command each would cost a
+// kilobyte of garbage per block. Commands remember the slot of their key, so that a cluster needs fresh ones.
+type probe struct {
+	args  []any
+	cmds  []*redis.IntCmd
+	queue []redis.Cmder
+}
+
+// Lead implements store.Store with one EXISTS per key in one pipeline, which the client splits by node and sends to all nodes
+// at once. With an error it returns how many keys were known to exist before it.
+func (s *Store) Lead(ctx context.Context, keys []string) (int, error) {
+	if err := s.usable(ctx); err != nil {
+		return 0, &opError{"lead", "", err}
+	}
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	p := s.newProbe(keys)
+	pipe := s.client.Pipeline()
+	_ = pipe.BatchProcess(ctx, p.queue...) // queues only
+	_, _ = pipe.Exec(ctx)                  // the first error, which may belong to a key behind the first gap; each command has its own
+	for i, cmd := range p.cmds {
+		n, err := cmd.Result()
+		if err != nil {
+			return i, wrap(ctx, "lead", keys[i], err) // p is left to the collector: it may hold the error
+		}
+		if n == 0 {
+			s.freeProbe(p)
+			return i, nil
+		}
+	}
+	s.freeProbe(p)
+	return len(keys), nil
+}
+
+func (s *Store) newProbe(keys []string) *probe {
+	p, _ := s.probes.Get().(*probe)
+	if p == nil || s.lanes.cluster != nil {
+		p = new(probe)
+	}
+	n := len(keys)
+	if cap(p.args) < 2*n { // commands point into args
+		*p = probe{args: make([]any, 2*n), cmds: make([]*redis.IntCmd, 0, n), queue: make([]redis.Cmder, 0, n)}
+	}
+	p.args, p.queue = p.args[:2*n], p.queue[:n]
+	made := len(p.cmds[:cap(p.cmds)])
+	all := p.cmds[:made]
+	for i := range n {
+		args := p.args[2*i:][:2:2]
+		args[0], args[1] = "exists", &keys[i]
+		if all[i] == nil {
+			all[i] = redis.NewIntCmd(background, args...)
+		}
+		all[i].SetErr(nil)
+		all[i].SetVal(0)
+		p.queue[i] = all[i]
+	}
+	p.cmds = all[:n]
+	return p
+}
+
+// freeProbe forgets the caller's keys.
+func (s *Store) freeProbe(p *probe) {
+	const keepKeys = 16384
+	if s.lanes.cluster != nil || cap(p.cmds) > keepKeys {
+		return
+	}
+	clear(p.args)
+	s.probes.Put(p)
+}
