@@ -112,6 +112,7 @@ type Cache struct {
 	spill   *spillQueue
 	flights flights
 	stats   counters
+	tenants tenants
 
 	ctx    context.Context // ends when Close gives up draining; parent of everything in the background
 	cancel context.CancelFunc
@@ -131,7 +132,7 @@ func New(opts Options) (*Cache, error) {
 	}
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
 	c.slabs = newSlabs(format, min(opts.HotBytes/8, 16<<20))
-	c.spill = newSpillQueue(opts.SpillBytes, &c.stats)
+	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if c.remote != nil {
@@ -152,7 +153,7 @@ func (c *Cache) Close(ctx context.Context) (lost int) {
 	c.cancel()
 	c.wg.Wait()
 	lost = c.spill.dropAll(dropShutdown)
-	c.hot.drop(Generation{})
+	c.hot.drop(Generation{}, nil)
 	return lost
 }
 

@@ -14,6 +14,7 @@ import (
 type entry struct {
 	gen    Generation
 	ns     block.Digest
+	cut    block.Cut // purge of the tenant that it was computed behind
 	hash   block.Hash
 	depth  int      // blocks before it in its chain
 	frames [][]byte // sealed values, one per part
@@ -85,8 +86,8 @@ func newSlabs(f *codec.Format, keepBytes int64) *slabs {
 }
 
 // get returns a block with one reference and a buffer per part, each as long as a fetch needs.
-func (s *slabs) get(g Generation, ns block.Digest, h block.Hash, depth int) *entry {
-	e := &entry{gen: g, ns: ns, hash: h, depth: depth, slabs: s, frames: make([][]byte, len(s.room)), places: make([][]byte, len(s.room))}
+func (s *slabs) get(g Generation, ns block.Digest, cut block.Cut, h block.Hash, depth int) *entry {
+	e := &entry{gen: g, ns: ns, cut: cut, hash: h, depth: depth, slabs: s, frames: make([][]byte, len(s.room)), places: make([][]byte, len(s.room))}
 	e.refs.Store(1)
 	s.mu.Lock()
 	if n := len(s.free); n > 0 {

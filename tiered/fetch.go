@@ -19,6 +19,7 @@ import (
 type Fetch struct {
 	c        *Cache
 	view     View
+	ns       block.Digest
 	want     int
 	hot      []*entry
 	fills    []*fill
@@ -36,12 +37,12 @@ type Fetch struct {
 // pinned at once; for the rest the remote tier is asked, in one round trip, how many follow without a gap, and these start
 // to arrive in the background. It returns after that round trip, or after Options.ProbeTimeout.
 func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) *Fetch {
-	f := &Fetch{c: c, view: v, want: len(hashes), why: MissNone}
+	f := &Fetch{c: c, view: v, ns: ns, want: len(hashes), why: MissNone}
 	c.stats.lookups.Add(int64(len(hashes)))
 	if len(hashes) == 0 {
 		return f
 	}
-	if now := c.View(); now.Generation != v.Generation {
+	if now := c.View(); now.Generation != v.Generation || now.Cuts[ns] != v.Cuts[ns] {
 		f.why = MissStale
 		return f
 	} else if f.view.Access = min(v.Access, now.Access); f.view.Access == AccessNone {
@@ -61,12 +62,12 @@ func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []blo
 	case !remote:
 		f.why = MissUnshared
 	default:
-		f.startFills(ctx, ns, rest)
+		f.startFills(ctx, rest)
 	}
 	return f
 }
 
-func (f *Fetch) startFills(ctx context.Context, ns block.Digest, rest []block.Hash) {
+func (f *Fetch) startFills(ctx context.Context, rest []block.Hash) {
 	c := f.c
 	start := time.Now()
 	f.deadline = start.Add(c.opts.FetchTimeout)
@@ -74,7 +75,7 @@ func (f *Fetch) startFills(ctx context.Context, ns block.Digest, rest []block.Ha
 	if found < len(rest) {
 		f.why = why
 	}
-	all, mine, why := c.join(f.view.Generation, ns, rest[:found], len(f.hot))
+	all, mine, why := c.join(f.view.Generation, f.ns, f.view.Cuts[f.ns], rest[:found], len(f.hot))
 	f.fills = all
 	if why != MissNone {
 		f.why = why
@@ -109,7 +110,7 @@ func (f *Fetch) Next(ctx context.Context) bool {
 	if f.closed || f.served == len(f.hot)+len(f.fills) {
 		return false
 	}
-	if !f.c.allows(f.view.Generation, AccessHot) {
+	if !f.c.allows(f.view.Generation, f.ns, f.view.Cuts[f.ns], AccessHot) {
 		return f.end(MissStale)
 	}
 	if f.served < len(f.hot) {

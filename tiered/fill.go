@@ -22,6 +22,7 @@ type fill struct {
 	key     flightKey
 	depth   int
 	ns      block.Digest
+	cut     block.Cut
 	done    chan struct{} // closed once block or reason is set
 	block   *entry        // with one reference for all waiters together
 	reason  Reason
@@ -40,7 +41,7 @@ type flights struct {
 
 // join returns a fill for each of hashes, and those among them that the caller has to lead. It stops early, with MissBudget, when the bytes
 // allowed to be under way are used up: waiting for them could wait for a request that waits for us.
-func (c *Cache) join(g Generation, ns block.Digest, hashes []block.Hash, depth int) (all, mine []*fill, why Reason) {
+func (c *Cache) join(g Generation, ns block.Digest, cut block.Cut, hashes []block.Hash, depth int) (all, mine []*fill, why Reason) {
 	c.flights.mu.Lock()
 	defer c.flights.mu.Unlock()
 	size := int64(c.slabs.bytes)
@@ -52,7 +53,7 @@ func (c *Cache) join(g Generation, ns block.Digest, hashes []block.Hash, depth i
 				return all, mine, MissBudget
 			}
 			c.stats.filling.Add(size)
-			f = &fill{key: key, depth: depth + i, ns: ns, done: make(chan struct{})}
+			f = &fill{key: key, depth: depth + i, ns: ns, cut: cut, done: make(chan struct{})}
 			c.flights.m[key] = f
 			mine = append(mine, f)
 		}
@@ -110,7 +111,7 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 	keys := make([]string, 0, len(fills)*parts)
 	bufs := make([][]byte, 0, len(fills)*parts)
 	for i, f := range fills {
-		e := c.slabs.get(f.key.gen, f.ns, f.key.hash, f.depth)
+		e := c.slabs.get(f.key.gen, f.ns, f.cut, f.key.hash, f.depth)
 		e.share.Store(shared)
 		entries[i] = e
 		for p := range parts {
@@ -153,7 +154,7 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 // takes, so a fill that was under way across a change leaves nothing behind; waiters compare once more before they use it.
 func (c *Cache) commit(f *fill, e *entry) {
 	c.admit(e)
-	if !c.allows(f.key.gen, AccessHot) {
+	if !c.allows(f.key.gen, f.ns, f.cut, AccessHot) {
 		e.release()
 		c.finish(f, nil, MissStale)
 		return

@@ -39,6 +39,8 @@ type Stats struct {
 	Spilled       int64            // blocks stored
 	SpillDropped  map[string]int64 // blocks not stored, by reason
 	BadValues     int64            // values deleted because they failed their checks
+	// Tenants are those with the most bytes, at most MaxTenantStats, and last the rest together under the zero namespace, if any.
+	Tenants []TenantStats
 }
 
 type counters struct {
@@ -62,6 +64,7 @@ func (c *Cache) Stats() Stats {
 		Spilled: c.stats.spilled.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(),
 	}
 	s.HotBlocks, s.HotBytes = c.hot.size()
+	s.Tenants = c.tenants.top(c.hot.shares())
 	for t := range tiers {
 		s.HitBlocks[t.String()] = c.stats.hits[t].Load()
 	}
