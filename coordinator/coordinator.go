@@ -253,6 +253,14 @@ func (c *Coordinator) Status(ctx context.Context, model string) (Status, error) 
 		return Status{}, err
 	}
 	s := statusOf(found.Record, found.Sum(), beats)
+	h, err := c.opt.Control.leader(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	s.Leader = h.owner
+	if s.Reclaiming, err = c.opt.Control.reclaiming(ctx); err != nil {
+		return Status{}, err
+	}
 	c.mu.Lock()
 	s.Problem = orDefault(c.problems[model], c.problems[""])
 	c.mu.Unlock()

@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
-
-	"github.com/kvtier/kvtier/block"
 )
 
 // reconcileLoop compares every model's record with what is remembered and with what workers have seen.
@@ -170,66 +168,4 @@ func (c *Coordinator) Ready() error {
 		return errors.New("coordinator: no round of reconciliation has ended yet")
 	}
 	return nil
-}
-
-// reclaimLoop deletes the entries of dead epochs, twice each.
-func (c *Coordinator) reclaimLoop(ctx context.Context) {
-	failures := 0
-	for ctx.Err() == nil {
-		err := c.reclaimDue(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		pause := c.opt.Reconcile
-		if err != nil {
-			if failures == 0 {
-				c.opt.Logger.Warn("reclaim fails", "err", err)
-			}
-			failures++
-			c.metrics.reclaimErrors.Inc()
-			pause = min(c.opt.Reconcile<<min(failures, 5), 30*time.Second)
-		} else {
-			failures = 0
-		}
-		sleep(ctx, time.Duration(float64(pause)*(0.8+0.4*rand.Float64())))
-	}
-}
-
-// reclaimDue makes every pass that is due. What it goes by is what the last round has read or written; a pass that another coordinator has
-// made as well is only made twice.
-func (c *Coordinator) reclaimDue(ctx context.Context) error {
-	if _, leads := c.leading(); !leads {
-		return nil
-	}
-	c.mu.Lock()
-	var records []Stored
-	for _, s := range c.known {
-		records = append(records, s)
-	}
-	beats := c.beats
-	c.mu.Unlock()
-	var errs []error
-	for _, s := range records {
-		for _, d := range s.Dead {
-			pass := d.due(c.opt.Now(), c.opt.Lease, s.Model, beats)
-			if pass == 0 || ctx.Err() != nil {
-				continue
-			}
-			n, err := c.opt.Store.DeletePrefix(ctx, block.EpochPrefix(d.Variant, d.Epoch))
-			c.metrics.reclaimed.Add(float64(n))
-			if err != nil {
-				errs = append(errs, err)
-				continue // resumed from the record
-			}
-			opCtx, cancel := context.WithTimeout(ctx, opTimeout)
-			_, _, err = c.update(opCtx, proposal{model: s.Model, leader: true, fn: func(r Record, st Stamp) (Record, error) { return r.Sweep(d, st) }})
-			cancel()
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			c.opt.Logger.Info("epoch reclaimed", "model", s.Model, "variant", d.Variant, "epoch", d.Epoch, "pass", pass, "keys", n)
-		}
-	}
-	return errors.Join(errs...)
 }
