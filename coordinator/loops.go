@@ -82,7 +82,7 @@ func (c *Coordinator) reconcileAll(ctx context.Context) {
 // remembers, because the leader has started after Redis lost it, that one writes again when the leader has had its time.
 func (c *Coordinator) reconcile(ctx context.Context, model string, beats []Heartbeat) error {
 	known := c.remembered(model)
-	prev, found, err := c.load(ctx, model)
+	prev, found, err := c.load(ctx, model, known)
 	if err != nil {
 		return err
 	}

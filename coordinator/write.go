@@ -53,7 +53,7 @@ func (c *Coordinator) tryUpdate(ctx context.Context, p proposal) (Stored, bool, 
 	// What is remembered is looked up before Redis is read: had another request of ours written in between, its write would
 	// look like one that Redis has lost.
 	known := c.remembered(p.model)
-	prev, found, err := c.load(ctx, p.model)
+	prev, found, err := c.load(ctx, p.model, known)
 	if err != nil {
 		return Stored{}, false, err
 	}
@@ -92,8 +92,8 @@ func (c *Coordinator) tryUpdate(ctx context.Context, p proposal) (Stored, bool, 
 }
 
 // load reads a record; a missing or damaged one is nil, and prev is what a write has to replace.
-func (c *Coordinator) load(ctx context.Context, model string) (prev Stored, found *Stored, err error) {
-	prev, err = c.opt.Control.Load(ctx, model)
+func (c *Coordinator) load(ctx context.Context, model string, known *Stored) (prev Stored, found *Stored, err error) {
+	prev, err = c.opt.Control.load(ctx, model, known)
 	switch {
 	case err == nil:
 		return prev, &prev, nil
