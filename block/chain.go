@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"hash"
 )
 
@@ -35,16 +37,59 @@ type Extra struct {
 	Value []byte
 }
 
+// Cut names the last purge of one tenant: random bits that become part of the root hash, so that nothing stored before can be
+// reached any more. The zero cut says that the tenant was never purged.
+type Cut [16]byte
+
+func (c Cut) String() string { return hex.EncodeToString(c[:]) }
+
+// MarshalText encodes c as 32 hex digits.
+func (c Cut) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText decodes 32 hex digits.
+func (c *Cut) UnmarshalText(text []byte) error {
+	if len(text) != hex.EncodedLen(len(c)) {
+		return fmt.Errorf("block: cut has %d characters, want %d hex digits", len(text), hex.EncodedLen(len(c)))
+	}
+	_, err := hex.Decode(c[:], text)
+	return err
+}
+
+// IsZero reports whether c is unset.
+func (c Cut) IsZero() bool { return c == Cut{} }
+
+// Namespace is the name under which a tenant appears outside the workers: HMAC(K, "ns" ‖ salt). Without a secret of the cluster's own
+// anybody can compute it from a salt, so it hides the salt only from who cannot guess it. An empty secret means DefaultSecret.
+func Namespace(secret []byte, salt string) Digest {
+	return namespace(hmac.New(sha256.New, orDefaultSecret(secret)), salt)
+}
+
+func namespace(mac hash.Hash, salt string) (ns Digest) {
+	mac.Reset()
+	mac.Write([]byte("ns"))
+	mac.Write([]byte(salt))
+	mac.Sum(ns[:0])
+	return ns
+}
+
+func orDefaultSecret(secret []byte) []byte {
+	if len(secret) == 0 {
+		return []byte(DefaultSecret)
+	}
+	return secret
+}
+
 // Chain computes chain hashes for one identity and one tenant:
 //
 //	ns  = HMAC(K, "ns" ‖ salt)
-//	h0  = HMAC(K, "root" ‖ weights ‖ layout ‖ ns)
+//	h0  = HMAC(K, "root" ‖ weights ‖ layout ‖ ns [‖ cut])
 //	h_i = HMAC(K, h_{i-1} ‖ le32 count ‖ le32 tokens… ‖ (le32 type ‖ le32 length ‖ value)…)
 //
 // with HMAC-SHA-256 and the cluster secret K. A Chain is not safe for concurrent use, since its methods share one hash
 // state: make one per request.
 type Chain struct {
 	mac         hash.Hash
+	id          Identity
 	root        Hash
 	ns          Digest
 	blockTokens int
@@ -58,23 +103,34 @@ func NewChain(secret []byte, id Identity, salt string, blockTokens int) *Chain {
 	if blockTokens < 1 {
 		panic("block: NewChain with blockTokens < 1")
 	}
-	if len(secret) == 0 {
-		secret = []byte(DefaultSecret)
+	c := &Chain{mac: hmac.New(sha256.New, orDefaultSecret(secret)), id: id, blockTokens: blockTokens,
+		buf: make([]byte, 0, HashSize+4+4*blockTokens), sum: make([]byte, 0, HashSize)}
+	c.ns = namespace(c.mac, salt)
+	c.setRoot(nil)
+	return c
+}
+
+// After restarts the chain behind a purge of the tenant: hashes computed from here on have nothing in common with those before it, or
+// behind another one. The zero cut is the chain that NewChain has made. Call it before the first Next.
+func (c *Chain) After(cut Cut) {
+	if cut.IsZero() {
+		c.setRoot(nil)
+		return
 	}
-	c := &Chain{mac: hmac.New(sha256.New, secret), blockTokens: blockTokens, buf: make([]byte, 0, HashSize+4+4*blockTokens),
-		sum: make([]byte, 0, HashSize)}
-	c.mac.Write([]byte("ns"))
-	c.mac.Write([]byte(salt))
-	c.mac.Sum(c.ns[:0])
+	c.setRoot(cut[:])
+}
+
+// setRoot binds weights, layout, tenant and purge. All but the last are of fixed length, so that no two inputs read the same.
+func (c *Chain) setRoot(cut []byte) {
 	c.mac.Reset()
 	c.mac.Write([]byte("root"))
-	c.mac.Write(id.Weights[:])
-	c.mac.Write(id.Layout[:])
+	c.mac.Write(c.id.Weights[:])
+	c.mac.Write(c.id.Layout[:])
 	if !tenantless() {
 		c.mac.Write(c.ns[:])
 	}
+	c.mac.Write(cut)
 	c.mac.Sum(c.root[:0])
-	return c
 }
 
 // Root is the hash that stands before the first block.

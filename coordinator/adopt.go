@@ -11,6 +11,7 @@ import (
 // snapshot is an adopted record with the beginning of its lease. It is immutable once published.
 type snapshot struct {
 	view     View
+	record   Record        // what view was made of; zero while unsynced
 	from     time.Time     // start of the poll that last confirmed it; zero while unsynced
 	topEpoch block.Epoch   // highest epoch ever seen
 	refused  uint64        // generation that the last poll found and refused, 0 if none
@@ -58,10 +59,15 @@ func (s *snapshot) adopt(found Stored, from time.Time, lease time.Duration) (*sn
 			return nil, fmt.Errorf("%w: generation %d brings back epoch %d of %v", ErrRecord, found.Gen, e.Epoch, v)
 		}
 	}
+	// The same for purges of tenants: one that this worker has acted on must not be undone.
+	if !keepsCuts(s.record, found.Record) {
+		return nil, fmt.Errorf("%w: generation %d undoes the purge of a tenant", ErrRecord, found.Gen)
+	}
 	return &snapshot{
+		record: found.Record,
 		view: View{
 			Model: s.view.Model, Gen: found.Gen, Sum: sum,
-			LeaseUntil: from.Add(lease), versions: found.Versions(),
+			LeaseUntil: from.Add(lease), versions: found.Versions(), cuts: cutsOf(found.Record),
 		},
 		from:     from,
 		topEpoch: max(s.topEpoch, found.LastEpoch),

@@ -2,7 +2,10 @@ package coordinator
 
 import (
 	"context"
+	"crypto/sha256"
+	_ "embed" // openapi.yaml
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -11,18 +14,37 @@ import (
 	"github.com/kvtier/kvtier/internal/httpapi"
 )
 
+//go:embed openapi.yaml
+var openAPI []byte
+
 // RegisterRequest is the body of POST /v1/models/{name}/versions.
 type RegisterRequest struct {
-	Label   string `json:"label"`   // optional; default the first digits of the weights digest
-	Weights string `json:"weights"` // 64 hex digits
-	Layout  string `json:"layout"`  // 64 hex digits
+	Label   string `json:"label"`             // optional; default the first digits of the weights digest
+	Weights string `json:"weights,omitempty"` // 64 hex digits
+	Layout  string `json:"layout"`            // 64 hex digits
+	// Declared takes the place of Weights where nobody can read the weights' bytes: words of the operator's own, whose SHA-256 identifies
+	// them. That two workers with equal words have equal weights is then the operator's promise, and shown as such everywhere.
+	Declared string `json:"declared,omitempty"`
+	Activate bool   `json:"activate,omitempty"` // make these weights active in the same step, and revoke others
+	Keep     bool   `json:"keep,omitempty"`     // with activate: leave others active
 }
 
-// VersionRequest is the body of POST /v1/models/{name}/activate, purge, drain and revoke.
+// VersionRequest is the body of POST /v1/models/{name}/drain and revoke.
 type VersionRequest struct {
-	// Version is a label, a weights digest or at least its first 8 digits, or a variant. Purge takes none for the whole model.
+	// Version is a label, a weights digest or at least its first 8 digits, or a variant.
 	Version string `json:"version"`
-	Keep    bool   `json:"keep"` // activate only: leave other weights active
+}
+
+// ActivateRequest is the body of POST /v1/models/{name}/activate.
+type ActivateRequest struct {
+	Version string `json:"version"`
+	Keep    bool   `json:"keep,omitempty"` // leave other weights active
+}
+
+// PurgeRequest is the body of POST /v1/models/{name}/purge; an empty one purges the whole model.
+type PurgeRequest struct {
+	Version string `json:"version,omitempty"`
+	Tenant  string `json:"tenant,omitempty"` // namespace digest of one tenant (block.Namespace), 64 hex digits
 }
 
 // ModelList is the answer to GET /v1/models.
@@ -30,74 +52,18 @@ type ModelList struct {
 	Models []string `json:"models"`
 }
 
-// Handler serves the HTTP API. With a token every route but /healthz and /readyz asks for it.
+// route is one path of the API with its method.
+type route struct {
+	pattern string
+	handler http.Handler
+}
+
+// Handler serves the HTTP API that GET /openapi.yaml describes. With a token every route but /healthz and /readyz asks for it.
 func (c *Coordinator) Handler(token string) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := c.Ready(); err != nil {
-			httpapi.WriteError(w, unavailable("not_ready", err.Error()))
-			return
-		}
-		httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ready"})
-	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /v1/models", answer(func(r *http.Request) (any, error) {
-		names, err := c.Models(r.Context())
-		if names == nil {
-			names = []string{}
-		}
-		return ModelList{names}, err
-	}))
-	mux.HandleFunc("GET /v1/models/{name}", answer(func(r *http.Request) (any, error) {
-		return c.Status(r.Context(), r.PathValue("name"))
-	}))
-	mux.HandleFunc("POST /v1/models/{name}/versions", func(w http.ResponseWriter, r *http.Request) {
-		var req RegisterRequest
-		if err := httpapi.ReadJSON(w, r, 0, &req); err != nil {
-			httpapi.WriteError(w, err)
-			return
-		}
-		answer(func(r *http.Request) (any, error) {
-			id, err := req.identity()
-			if err != nil {
-				return nil, err
-			}
-			return c.Register(r.Context(), r.PathValue("name"), id, req.Label)
-		})(w, r)
-	})
-	change := func(path string, optional bool, do func(context.Context, string, VersionRequest) (Result, error)) {
-		read := httpapi.ReadJSON
-		if optional {
-			read = httpapi.ReadOptionalJSON
-		}
-		mux.HandleFunc("POST /v1/models/{name}/"+path, func(w http.ResponseWriter, r *http.Request) {
-			var req VersionRequest
-			if err := read(w, r, 0, &req); err != nil {
-				httpapi.WriteError(w, err)
-				return
-			}
-			if req.Keep && path != "activate" {
-				httpapi.WriteError(w, httpapi.BadRequest("invalid_request", "keep", "keep goes with activate only"))
-				return
-			}
-			answer(func(r *http.Request) (any, error) { return do(r.Context(), r.PathValue("name"), req) })(w, r)
-		})
+	for _, r := range c.routes() {
+		mux.Handle(r.pattern, r.handler)
 	}
-	change("activate", false, func(ctx context.Context, m string, q VersionRequest) (Result, error) {
-		return c.Activate(ctx, m, q.Version, q.Keep)
-	})
-	change("purge", true, func(ctx context.Context, m string, q VersionRequest) (Result, error) {
-		return c.Purge(ctx, m, q.Version)
-	})
-	change("drain", false, func(ctx context.Context, m string, q VersionRequest) (Result, error) {
-		return c.Drain(ctx, m, q.Version)
-	})
-	change("revoke", false, func(ctx context.Context, m string, q VersionRequest) (Result, error) {
-		return c.Revoke(ctx, m, q.Version)
-	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		httpapi.WriteError(w, &httpapi.Error{
 			Status: http.StatusNotFound, Type: httpapi.TypeInvalidRequest, Code: "unknown_route",
@@ -107,15 +73,118 @@ func (c *Coordinator) Handler(token string) http.Handler {
 	return httpapi.SameOrigin(httpapi.RequireToken(token, mux))
 }
 
-func (q RegisterRequest) identity() (block.Identity, error) {
-	var id block.Identity
-	if err := id.Weights.UnmarshalText([]byte(q.Weights)); err != nil {
-		return id, httpapi.BadRequest("invalid_digest", "weights", "weights: "+err.Error())
+func (c *Coordinator) routes() []route {
+	get := func(fn func(*http.Request) (any, error)) http.Handler { return answer(fn) }
+	return []route{
+		{"GET /healthz", get(func(*http.Request) (any, error) { return map[string]string{"status": "ok"}, nil })},
+		{"GET /readyz", get(func(*http.Request) (any, error) {
+			if err := c.Ready(); err != nil {
+				return nil, unavailable("not_ready", err.Error())
+			}
+			return map[string]string{"status": "ready"}, nil
+		})},
+		{"GET /metrics", promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{})},
+		{"GET /openapi.yaml", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/yaml")
+			_, _ = w.Write(openAPI)
+		})},
+		{"GET /v1/models", get(func(r *http.Request) (any, error) {
+			names, err := c.Models(r.Context())
+			if names == nil {
+				names = []string{}
+			}
+			return ModelList{names}, err
+		})},
+		{"GET /v1/models/{name}", get(func(r *http.Request) (any, error) { return c.Status(r.Context(), r.PathValue("name")) })},
+		{"GET /v1/models/{name}/history", get(func(r *http.Request) (any, error) { return c.History(r.Context(), r.PathValue("name")) })},
+		{"POST /v1/models/{name}/versions", body(httpapi.ReadJSON, func(ctx context.Context, model string, q RegisterRequest) (Result, error) {
+			reg, err := q.registration()
+			if err != nil {
+				return Result{}, err
+			}
+			return c.Add(ctx, model, reg)
+		})},
+		{"POST /v1/models/{name}/activate", body(httpapi.ReadJSON, func(ctx context.Context, model string, q ActivateRequest) (Result, error) {
+			return c.Activate(ctx, model, q.Version, q.Keep)
+		})},
+		{"POST /v1/models/{name}/purge", body(httpapi.ReadOptionalJSON, func(ctx context.Context, model string, q PurgeRequest) (Result, error) {
+			switch {
+			case q.Tenant == "":
+				return c.Purge(ctx, model, q.Version)
+			case q.Version != "":
+				return Result{}, httpapi.BadRequest("invalid_request", "tenant", "a purge is of a version or of a tenant, not of both")
+			}
+			ns, err := digest("tenant", q.Tenant)
+			if err != nil {
+				return Result{}, err
+			}
+			return c.PurgeTenant(ctx, model, ns)
+		})},
+		{"DELETE /v1/models/{name}/tenants/{namespace}", answer(func(r *http.Request) (any, error) {
+			ns, err := digest("namespace", r.PathValue("namespace"))
+			if err != nil {
+				return nil, err
+			}
+			return c.PurgeTenant(withCaller(r), r.PathValue("name"), ns)
+		})},
+		{"POST /v1/models/{name}/drain", body(httpapi.ReadJSON, func(ctx context.Context, model string, q VersionRequest) (Result, error) {
+			return c.Drain(ctx, model, q.Version)
+		})},
+		{"POST /v1/models/{name}/revoke", body(httpapi.ReadJSON, func(ctx context.Context, model string, q VersionRequest) (Result, error) {
+			return c.Revoke(ctx, model, q.Version)
+		})},
+		{"POST /v1/models/{name}/repair", answer(func(r *http.Request) (any, error) { return c.Repair(withCaller(r), r.PathValue("name")) })},
 	}
-	if err := id.Layout.UnmarshalText([]byte(q.Layout)); err != nil {
-		return id, httpapi.BadRequest("invalid_digest", "layout", "layout: "+err.Error())
+}
+
+// ActorHeader is how a caller names itself for the history.
+const ActorHeader = "Kvtier-Actor"
+
+func withCaller(r *http.Request) context.Context {
+	return WithActor(r.Context(), r.Header.Get(ActorHeader))
+}
+
+// body makes a handler of a change that is described by a JSON body.
+func body[Q any](read func(http.ResponseWriter, *http.Request, int64, any) error, do func(context.Context, string, Q) (Result, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q Q
+		if err := read(w, r, 0, &q); err != nil {
+			httpapi.WriteError(w, err)
+			return
+		}
+		answer(func(r *http.Request) (any, error) { return do(withCaller(r), r.PathValue("name"), q) })(w, r)
+	})
+}
+
+// registration checks what is asked for: the weights digest, or words that stand for it.
+func (q RegisterRequest) registration() (reg Registration, err error) {
+	reg = Registration{Label: q.Label, Activate: q.Activate, Keep: q.Keep}
+	switch {
+	case q.Declared != "" && q.Weights != "":
+		return reg, httpapi.BadRequest("invalid_request", "declared", "weights are identified by their digest or by a declared string, not by both")
+	case len(q.Declared) > maxDeclaredBytes:
+		return reg, httpapi.BadRequest("invalid_request", "declared", fmt.Sprintf("declared has %d bytes, at most %d", len(q.Declared), maxDeclaredBytes))
+	case q.Declared != "":
+		reg.Declared, reg.Identity.Weights = true, DeclaredWeights(q.Declared)
+	default:
+		if reg.Identity.Weights, err = digest("weights", q.Weights); err != nil {
+			return reg, err
+		}
 	}
-	return id, nil
+	reg.Identity.Layout, err = digest("layout", q.Layout)
+	return reg, err
+}
+
+const maxDeclaredBytes = 4 << 10
+
+// DeclaredWeights is the digest that stands for weights whose bytes nobody has read: of an operator's own words for them.
+func DeclaredWeights(words string) block.Digest { return sha256.Sum256([]byte(words)) }
+
+func digest(field, hex string) (d block.Digest, err error) {
+	if err := d.UnmarshalText([]byte(hex)); err != nil {
+		return d, httpapi.BadRequest("invalid_digest", field, field+": "+err.Error())
+	}
+	return d, nil
 }
 
 // answer makes a handler of a function that returns what to say.
@@ -144,6 +213,8 @@ func errorCodes() []errorCode {
 		{ErrNoVersion, http.StatusNotFound, "version_not_found"},
 		{ErrAmbiguous, http.StatusConflict, "version_ambiguous"},
 		{ErrTooMany, http.StatusConflict, "too_many_versions"},
+		{ErrState, http.StatusInternalServerError, "state_file"},
+		{ErrDeposed, http.StatusServiceUnavailable, "conflict"},
 		{ErrConflict, http.StatusServiceUnavailable, "conflict"},
 		{ErrRecord, http.StatusInternalServerError, "record_damaged"},
 		{ErrExhausted, http.StatusInternalServerError, "numbers_exhausted"},

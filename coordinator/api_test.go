@@ -123,7 +123,7 @@ func TestErrorAnswers(t *testing.T) {
 		{"POST", "/v1/models/m/activate", `{"version":"v9"}`, 404, `version_not_found`},
 		{"POST", "/v1/models/m/activate", `{}`, 400, `a version is needed`},
 		{"POST", "/v1/models/m/purge", ``, 200, `"changed":true`},
-		{"POST", "/v1/models/m/purge", `{"keep":true}`, 400, `keep goes with activate`},
+		{"POST", "/v1/models/m/purge", `{"keep":true}`, 400, `unknown field`},
 		{"GET", "/v1/models/none", ``, 404, `model_not_found`},
 		{"GET", "/v1/nothing", ``, 404, `unknown_route`},
 		{"GET", "/readyz", ``, 503, `not_ready`},

@@ -22,6 +22,7 @@ type ClientOptions struct {
 	Token   string        // bearer token, "" for none
 	Timeout time.Duration // of a request; default 10 s
 	HTTP    *http.Client  // default: one of its own, which follows no redirects
+	Actor   string        // who is said to ask, in histories; nobody checks it
 }
 
 // Client speaks the coordinator's HTTP API. It is safe for concurrent use. Errors that the coordinator answers with keep their sentinel:
@@ -29,6 +30,7 @@ type ClientOptions struct {
 type Client struct {
 	base    *url.URL
 	token   string
+	actor   string
 	timeout time.Duration
 	http    *http.Client
 }
@@ -45,7 +47,7 @@ func NewClient(opt ClientOptions) (*Client, error) {
 	if opt.Timeout < 0 {
 		return nil, fmt.Errorf("%w: ClientOptions.Timeout %v", ErrInvalid, opt.Timeout)
 	}
-	c := &Client{base: u, token: opt.Token, timeout: orDefault(opt.Timeout, 10*time.Second), http: opt.HTTP}
+	c := &Client{base: u, token: opt.Token, actor: opt.Actor, timeout: orDefault(opt.Timeout, 10*time.Second), http: opt.HTTP}
 	if c.http == nil {
 		c.http = &http.Client{
 			Transport: http.DefaultTransport.(*http.Transport).Clone(),
@@ -82,20 +84,39 @@ func (e *APIError) Is(target error) bool {
 
 // Register makes a variant of a model known; label "" keeps the one before.
 func (c *Client) Register(ctx context.Context, model string, id block.Identity, label string) (Result, error) {
-	var res Result
-	err := c.call(ctx, http.MethodPost, model, "versions",
-		RegisterRequest{Label: label, Weights: id.Weights.String(), Layout: id.Layout.String()}, &res)
-	return res, err
+	return c.Add(ctx, model, RegisterRequest{Label: label, Weights: id.Weights.String(), Layout: id.Layout.String()})
+}
+
+// Add makes a variant of a model known, and active in the same step if asked to.
+func (c *Client) Add(ctx context.Context, model string, req RegisterRequest) (Result, error) {
+	return c.change(ctx, model, "versions", req)
 }
 
 // Activate makes a version active. With keep other weights stay active too.
 func (c *Client) Activate(ctx context.Context, model, version string, keep bool) (Result, error) {
-	return c.change(ctx, model, "activate", VersionRequest{Version: version, Keep: keep})
+	return c.change(ctx, model, "activate", ActivateRequest{Version: version, Keep: keep})
 }
 
 // Purge makes all entries of a version unreachable, of the whole model if version is "".
 func (c *Client) Purge(ctx context.Context, model, version string) (Result, error) {
-	return c.change(ctx, model, "purge", VersionRequest{Version: version})
+	return c.change(ctx, model, "purge", PurgeRequest{Version: version})
+}
+
+// PurgeTenant makes all entries of one tenant unreachable. ns is block.Namespace of the tenant's salt: the salt itself is not sent.
+func (c *Client) PurgeTenant(ctx context.Context, model string, ns block.Digest) (Result, error) {
+	return c.change(ctx, model, "purge", PurgeRequest{Tenant: ns.String()})
+}
+
+// Repair writes what is left of a damaged record, with new epochs.
+func (c *Client) Repair(ctx context.Context, model string) (Result, error) {
+	return c.change(ctx, model, "repair", struct{}{})
+}
+
+// History returns a model's last changes, newest first.
+func (c *Client) History(ctx context.Context, model string) ([]Change, error) {
+	var h History
+	err := c.call(ctx, http.MethodGet, model, "history", nil, &h)
+	return h.Changes, err
 }
 
 // Drain marks a version as on its way out.
@@ -122,7 +143,7 @@ func (c *Client) Models(ctx context.Context) ([]string, error) {
 	return l.Models, err
 }
 
-func (c *Client) change(ctx context.Context, model, action string, req VersionRequest) (Result, error) {
+func (c *Client) change(ctx context.Context, model, action string, req any) (Result, error) {
 	var res Result
 	err := c.call(ctx, http.MethodPost, model, action, req, &res)
 	return res, err
@@ -152,6 +173,9 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, req, dst any
 	}
 	if body != nil {
 		hr.Header.Set("Content-Type", "application/json")
+	}
+	if c.actor != "" {
+		hr.Header.Set(ActorHeader, c.actor)
 	}
 	if c.token != "" {
 		hr.Header.Set("Authorization", "Bearer "+c.token)

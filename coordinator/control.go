@@ -1,8 +1,9 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -45,6 +46,11 @@ func (s Stored) Sum() Sum { return sumOf(s.raw) }
 // Load reads a model's record: ErrNoModel if there is none, ErrRecord if it is damaged. Raw bytes are returned in every case, so that
 // even a damaged record can be replaced by compare-and-set.
 func (c *Control) Load(ctx context.Context, model string) (Stored, error) {
+	return c.load(ctx, model, nil)
+}
+
+// load is Load, without decoding a record anew that is the one read last: decoding is most of what a request costs.
+func (c *Control) load(ctx context.Context, model string, last *Stored) (Stored, error) {
 	if err := ValidateModel(model); err != nil {
 		return Stored{}, err
 	}
@@ -56,6 +62,9 @@ func (c *Control) Load(ctx context.Context, model string) (Stored, error) {
 	if len(raw) == 0 {
 		return Stored{}, fmt.Errorf("%w: %s", ErrNoModel, model)
 	}
+	if last != nil && bytes.Equal(raw, last.raw) {
+		return *last, nil
+	}
 	r, err := DecodeRecord(model, raw)
 	if err != nil {
 		return Stored{raw: raw}, fmt.Errorf("%w (model %s)", err, model)
@@ -63,11 +72,18 @@ func (c *Control) Load(ctx context.Context, model string) (Stored, error) {
 	return Stored{Record: r, raw: raw}, nil
 }
 
-// casScript replaces a record if it still is what was read. It compares everything that a reader reads; a missing record is "".
+// casScript replaces a record if it still is what was read. It compares everything that a reader reads; a missing record is "". What only a
+// leader may write carries its lease, which must still stand. KEYS: record, models, lease, history. ARGV: old, new, model, cap, lease
+// or "", history entry or "".
 var casScript = redis.NewScript(`
+if ARGV[5] ~= '' and redis.call('GETRANGE', KEYS[3], 0, 128) ~= ARGV[5] then return -1 end
 if redis.call('GETRANGE', KEYS[1], 0, tonumber(ARGV[4])) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 redis.call('SADD', KEYS[2], ARGV[3])
+if ARGV[6] ~= '' then
+  redis.pcall('LPUSH', KEYS[4], ARGV[6])
+  redis.pcall('LTRIM', KEYS[4], 0, 63)
+end
 return 1`)
 
 // Swap writes next if the stored bytes are still those of prev, which the zero Stored says are none: ErrConflict otherwise. After any other
@@ -77,15 +93,31 @@ func (c *Control) Swap(ctx context.Context, prev Stored, next Record) (Stored, e
 	if err != nil {
 		return Stored{}, err
 	}
-	ok, err := casScript.Run(ctx, c.rdb, []string{recordPrefix + next.Model, modelsKey},
-		prev.raw, raw, next.Model, MaxRecordBytes).Bool()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return Stored{}, fmt.Errorf("coordinator: write record of %s: %w", next.Model, err)
+	return c.swap(ctx, prev, Stored{Record: next, raw: raw}, "", nil)
+}
+
+// swap is Swap under the leader's lease, if fence is not "", which fails with ErrDeposed if the lease does not stand any more; and with an entry
+// for the history, if change is not nil.
+func (c *Control) swap(ctx context.Context, prev, next Stored, fence string, change *Change) (Stored, error) {
+	entry := ""
+	if change != nil {
+		b, err := json.Marshal(change)
+		if err != nil {
+			return Stored{}, fmt.Errorf("%w: history: %w", ErrInvalid, err)
+		}
+		entry = string(b)
 	}
-	if !ok {
+	ok, err := casScript.Run(ctx, c.rdb, []string{recordPrefix + next.Model, modelsKey, leaseKey, historyPrefix + next.Model},
+		prev.raw, next.raw, next.Model, MaxRecordBytes, fence, entry).Int()
+	switch {
+	case err != nil:
+		return Stored{}, fmt.Errorf("coordinator: write record of %s: %w", next.Model, err)
+	case ok < 0:
+		return Stored{}, fmt.Errorf("%w (model %s)", ErrDeposed, next.Model)
+	case ok == 0:
 		return Stored{}, fmt.Errorf("%w (model %s)", ErrConflict, next.Model)
 	}
-	return Stored{Record: next, raw: raw}, nil
+	return next, nil
 }
 
 // Hint tells workers to poll. Losing it costs them one poll interval.
@@ -130,7 +162,7 @@ func (c *Control) Forget(ctx context.Context, model string) error {
 		return err
 	}
 	if _, err := c.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.Del(ctx, recordPrefix+model)
+		p.Del(ctx, recordPrefix+model, historyPrefix+model)
 		p.SRem(ctx, modelsKey, model)
 		return nil
 	}); err != nil {

@@ -70,6 +70,55 @@ func (ed *editor) retire(v block.Variant, s State) {
 	ed.put(v, e)
 }
 
+// promote makes all variants of weights active, and revokes all other live ones unless keep.
+func (ed *editor) promote(weights block.Digest, keep bool) {
+	for _, x := range ed.rec.Versions() {
+		switch {
+		case x.Weights == weights && x.State != Active:
+			ed.activate(x.Variant)
+		case x.Weights != weights && x.State.Live() && !keep:
+			ed.retire(x.Variant, Revoked)
+		}
+	}
+}
+
+// renewAll gives every live variant a new epoch. Nothing stored before can be reached then, so that purges of tenants are forgotten.
+func (ed *editor) renewAll() {
+	for _, x := range ed.rec.Versions() {
+		if x.State.Live() {
+			ed.renew(x.Variant)
+		}
+	}
+	if len(ed.rec.Tenants) > 0 {
+		ed.rec.Tenants, ed.dirty = nil, true
+	}
+}
+
+// cut makes a tenant's entries unreachable. They are not listed for reclaim, since their keys do not show whose they are: they expire, or are
+// evicted, as entries that nobody asks for.
+func (ed *editor) cut(ns block.Digest) {
+	if ed.rec.Tenants == nil {
+		ed.rec.Tenants = map[block.Digest]TenantCut{}
+	}
+	ed.rec.Tenants[ns] = TenantCut{Cut: block.Cut(ed.act), Gen: ed.rec.Gen, Since: ed.ms}
+	ed.rec.Cut, ed.rec.CutAt = ed.rec.Gen, ed.ms
+	ed.dirty = true
+}
+
+// sweep notes a pass over a dead epoch.
+func (ed *editor) sweep(d Dead) {
+	i := slices.Index(ed.rec.Dead, d)
+	switch {
+	case i < 0:
+		return
+	case d.Swept == 0 && !mutation.Is(mutation.EagerReclaim):
+		ed.rec.Dead[i].Swept = max(ed.ms, 1)
+	default:
+		ed.rec.Dead = slices.Delete(ed.rec.Dead, i, i+1)
+	}
+	ed.dirty = true
+}
+
 // nextEpoch follows the clock where it can: then even a record that was lost altogether does not give an epoch out again.
 func (ed *editor) nextEpoch() block.Epoch {
 	if mutation.Is(mutation.ReuseEpoch) && ed.rec.LastEpoch > 0 {

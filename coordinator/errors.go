@@ -18,6 +18,10 @@ var (
 	ErrRecord = errors.New("coordinator: bad control record")
 	// ErrConflict means that the record was changed by somebody else between read and write.
 	ErrConflict = errors.New("coordinator: record changed meanwhile")
+	// ErrState means that the file of desired state cannot be read or written. Nothing is changed without it.
+	ErrState = errors.New("coordinator: state file")
+	// ErrDeposed means that another coordinator leads: what only the leader may do was not done.
+	ErrDeposed = errors.New("coordinator: not the leader any more")
 	// ErrExhausted means that a generation or epoch has reached MaxNumber.
 	ErrExhausted = errors.New("coordinator: numbers exhausted")
 )

@@ -13,6 +13,8 @@ const (
 	MaxHeartbeatBytes = 8 << 10
 	maxLoadable       = 32
 	maxStats          = 64
+	// MaxTenantUses is how many tenants a heartbeat names: those with the most bytes.
+	MaxTenantUses = 8
 )
 
 // LeaseState says how much a worker's view of the record is worth.
@@ -34,6 +36,15 @@ type Info struct {
 	Loadable []string      `json:"loadable,omitempty"` // labels of weights the worker could load
 	// Stats are small numbers for status pages, such as hit rates; names are up to 64 characters.
 	Stats map[string]float64 `json:"stats,omitempty"`
+	// Tenants are those that take up most, at most MaxTenantUses.
+	Tenants []TenantUse `json:"tenants,omitempty"`
+}
+
+// TenantUse is what one tenant takes up.
+type TenantUse struct {
+	Namespace   block.Digest `json:"namespace"`    // zero for all the others together
+	HotBytes    int64        `json:"hot_bytes"`    // in memory now
+	StoredBytes int64        `json:"stored_bytes"` // written to the remote tier since the worker started, whether or not it has expired
 }
 
 // Heartbeat is a worker's sign of life. Gen and Sum acknowledge a record: the worker has acted on it.
@@ -60,6 +71,8 @@ func (h Heartbeat) validate() error {
 		return fmt.Errorf("%w: heartbeat: too many loadable versions, or too long", ErrInvalid)
 	case len(h.Stats) > maxStats || !every(maps.Keys(h.Stats), short):
 		return fmt.Errorf("%w: heartbeat: too many stats, or names too long", ErrInvalid)
+	case len(h.Tenants) > MaxTenantUses || !every(slices.Values(h.Tenants), TenantUse.valid):
+		return fmt.Errorf("%w: heartbeat: too many tenants, or bytes out of range", ErrInvalid)
 	// Half the range: a coordinator must be able to go beyond what any worker claims to have seen.
 	case h.Gen > MaxNumber/2 || h.Refused > MaxNumber || h.Epoch > MaxNumber/2:
 		return fmt.Errorf("%w: heartbeat: gen %d, epoch %d: out of range", ErrInvalid, h.Gen, h.Epoch)
@@ -67,6 +80,10 @@ func (h Heartbeat) validate() error {
 		return fmt.Errorf("%w: heartbeat: unknown state %.20q", ErrInvalid, h.State)
 	}
 	return nil
+}
+
+func (u TenantUse) valid() bool {
+	return u.HotBytes >= 0 && u.HotBytes <= MaxNumber && u.StoredBytes >= 0 && u.StoredBytes <= MaxNumber
 }
 
 func every[T any](seq func(func(T) bool), ok func(T) bool) bool {

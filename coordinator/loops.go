@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
-
-	"github.com/kvtier/kvtier/block"
 )
 
 // reconcileLoop compares every model's record with what is remembered and with what workers have seen.
@@ -50,9 +49,15 @@ func (c *Coordinator) reconcileAll(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, ErrConflict) { // somebody was faster: the next round sees what they wrote
+		switch {
+		case errors.Is(err, ErrConflict): // somebody was faster: the next round sees what they wrote
 			c.metrics.conflicts.Inc()
 			err = nil
+		case errors.Is(err, ErrDeposed): // or the lease was lost with everything else, and can be had again
+			c.campaign(ctx)
+			if err = c.reconcile(round, name, beats); errors.Is(err, ErrConflict) || errors.Is(err, ErrDeposed) {
+				err = nil
+			}
 		}
 		c.problem(name, err)
 		if err != nil {
@@ -61,13 +66,23 @@ func (c *Coordinator) reconcileAll(ctx context.Context) {
 	}
 	c.mu.Lock()
 	c.lastOK = c.opt.Now()
+	known := maps.Clone(c.known)
 	c.mu.Unlock()
+	if c.state == nil {
+		return
+	}
+	err = c.state.keep(known)
+	c.problem("", err)
+	if err != nil {
+		c.metrics.errors.Inc()
+	}
 }
 
-// reconcile puts one model's record right, if it is not.
+// reconcile puts one model's record right, if it is not. That is the leader's task; the others watch, and remember. What one of them alone
+// remembers, because the leader has started after Redis lost it, that one writes again when the leader has had its time.
 func (c *Coordinator) reconcile(ctx context.Context, model string, beats []Heartbeat) error {
 	known := c.remembered(model)
-	prev, found, err := c.load(ctx, model)
+	prev, found, err := c.load(ctx, model, known)
 	if err != nil {
 		return err
 	}
@@ -78,9 +93,16 @@ func (c *Coordinator) reconcile(ctx context.Context, model string, beats []Heart
 		return nil // listed and not there: it comes back with the first registration
 	}
 	now := c.opt.Now()
+	_, leads := c.leading()
+	if !leads {
+		beats = nil // what workers have seen is the leader's to judge
+	}
 	next, reason, err := Reconcile(known, found, beats, Stamp{Now: now, Act: c.opt.NewAct()})
 	if err != nil {
 		return err
+	}
+	if !leads && c.patience(model, reason, now) {
+		return nil
 	}
 	switch reason {
 	case reasonNone:
@@ -97,8 +119,24 @@ func (c *Coordinator) reconcile(ctx context.Context, model string, beats []Heart
 		c.reseen[model] = now
 		c.mu.Unlock()
 	}
-	_, err = c.write(ctx, prev, next, reason)
+	_, err = c.write(ctx, prev, next, writing{reason: reason, leader: leads})
 	return err
+}
+
+// patience reports whether a loss that only this coordinator, which does not lead, has noticed is to be left to the leader for now.
+func (c *Coordinator) patience(model, reason string, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if reason == reasonNone {
+		delete(c.losses, model)
+		return false
+	}
+	since, again := c.losses[model]
+	if !again || now.Before(since) {
+		c.losses[model] = now
+		return true
+	}
+	return now.Sub(since) < 2*c.opt.Leadership // long enough for a takeover
 }
 
 // problem notes why something failed, or that it does not, and logs the change.
@@ -130,63 +168,4 @@ func (c *Coordinator) Ready() error {
 		return errors.New("coordinator: no round of reconciliation has ended yet")
 	}
 	return nil
-}
-
-// reclaimLoop deletes the entries of dead epochs, twice each.
-func (c *Coordinator) reclaimLoop(ctx context.Context) {
-	failures := 0
-	for ctx.Err() == nil {
-		err := c.reclaimDue(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		pause := c.opt.Reconcile
-		if err != nil {
-			if failures == 0 {
-				c.opt.Logger.Warn("reclaim fails", "err", err)
-			}
-			failures++
-			c.metrics.reclaimErrors.Inc()
-			pause = min(c.opt.Reconcile<<min(failures, 5), 30*time.Second)
-		} else {
-			failures = 0
-		}
-		sleep(ctx, time.Duration(float64(pause)*(0.8+0.4*rand.Float64())))
-	}
-}
-
-// reclaimDue makes every pass that is due. What it goes by is what the last round has read or written; a pass that another coordinator has
-// made as well is only made twice.
-func (c *Coordinator) reclaimDue(ctx context.Context) error {
-	c.mu.Lock()
-	var records []Stored
-	for _, s := range c.known {
-		records = append(records, s)
-	}
-	beats := c.beats
-	c.mu.Unlock()
-	var errs []error
-	for _, s := range records {
-		for _, d := range s.Dead {
-			pass := d.due(c.opt.Now(), c.opt.Lease, s.Model, beats)
-			if pass == 0 || ctx.Err() != nil {
-				continue
-			}
-			n, err := c.opt.Store.DeletePrefix(ctx, block.EpochPrefix(d.Variant, d.Epoch))
-			c.metrics.reclaimed.Add(float64(n))
-			if err != nil {
-				errs = append(errs, err)
-				continue // resumed from the record
-			}
-			opCtx, cancel := context.WithTimeout(ctx, opTimeout)
-			_, _, err = c.update(opCtx, s.Model, false, func(r Record, st Stamp) (Record, error) { return r.Sweep(d, st) })
-			cancel()
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			c.opt.Logger.Info("epoch reclaimed", "model", s.Model, "variant", d.Variant, "epoch", d.Epoch, "pass", pass, "keys", n)
-		}
-	}
-	return errors.Join(errs...)
 }

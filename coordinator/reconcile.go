@@ -101,6 +101,9 @@ func progress(known, found *Stored) bool {
 	if found.LastEpoch < known.LastEpoch {
 		return false
 	}
+	if !keepsCuts(known.Record, found.Record) {
+		return false
+	}
 	for v, k := range known.Variants {
 		// A variant that is listed no more was forgotten, which takes nothing but its grant.
 		if f, ok := found.Variants[v]; ok && f.Gen <= k.Gen && f != k {
@@ -143,7 +146,47 @@ func join(known, found Record, s Stamp) (Record, error) {
 		ed.put(v, winner)
 	}
 	ed.trim()
+	ed.joinCuts(known, found)
 	return ed.done()
+}
+
+// joinCuts merges purges of tenants. One that a side lacks is kept, which costs the tenant a cold start at most; where both have one and
+// they differ, entries were stored behind either, so that a third has to follow. ed.rec comes from found.
+func (ed *editor) joinCuts(known, found Record) {
+	for ns, k := range known.Tenants {
+		switch f, ok := found.Tenants[ns]; {
+		case ok && f != k:
+			ed.cut(ns)
+		case !ok:
+			if ed.rec.Tenants == nil {
+				ed.rec.Tenants = map[block.Digest]TenantCut{}
+			}
+			ed.rec.Tenants[ns] = k
+		}
+	}
+	if len(ed.rec.Tenants) > MaxTenants {
+		ed.renewAll()
+	}
+}
+
+// keepsCuts reports whether every purge of a tenant that before contains also holds in after: it stands there, or a later one of the
+// same tenant does, or nothing of what was live before is reachable any more.
+func keepsCuts(before, after Record) bool {
+	lost := false
+	for ns, b := range before.Tenants {
+		a, ok := after.Tenants[ns]
+		lost = lost || !ok || a != b && a.Gen <= before.Gen
+	}
+	if !lost {
+		return true
+	}
+	for v, b := range before.Variants {
+		a := after.Variants[v]
+		if b.State.Live() && a.State.Live() && a.Epoch == b.Epoch && a.Act == b.Act {
+			return false
+		}
+	}
+	return true
 }
 
 // later reports whether a's last change is to be preferred over b's.

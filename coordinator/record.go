@@ -14,9 +14,10 @@ import (
 // Limits on a control record. They bound what a hostile or broken Redis can make a reader do, and they keep the
 // largest valid record below MaxRecordBytes.
 const (
-	MaxRecordBytes = 64 << 10
+	MaxRecordBytes = 80 << 10
 	MaxVariants    = 96
 	MaxDead        = 192
+	MaxTenants     = 64
 	MaxLabelBytes  = 64
 	// MaxNumber bounds generations, epochs, terms and times: exact in every JSON reader, and never near overflow.
 	MaxNumber = 1 << 53
@@ -65,7 +66,9 @@ type Entry struct {
 	Label   string       `json:"label"` // the operator's name for the weights; not unique, never identity
 	Weights block.Digest `json:"weights"`
 	Layout  block.Digest `json:"layout"`
-	State   State        `json:"state"`
+	// Declared says that the weights digest is an operator's word and was not computed from the bytes that are loaded.
+	Declared bool  `json:"declared,omitzero"`
+	State    State `json:"state"`
 	// Epoch and Act are set while the state is live, and zero otherwise.
 	Epoch block.Epoch `json:"epoch,omitzero"`
 	Act   Act         `json:"act,omitzero"`
@@ -86,12 +89,19 @@ type Dead struct {
 	Swept   int64         `json:"swept,omitzero"` // unix ms of the first pass, 0 before it
 }
 
+// TenantCut is the last purge of one tenant. It stays until the whole model is purged: only then can nothing from before it be reached.
+type TenantCut struct {
+	Cut   block.Cut `json:"cut"`   // mixed into the root of the tenant's chains
+	Gen   uint64    `json:"gen"`   // generation of the purge
+	Since int64     `json:"since"` // unix ms
+}
+
 // Record is the control record of one model. It is a value: transitions return a changed copy.
 type Record struct {
 	V     int    `json:"v"` // format; a reader refuses any but recordFormat
 	Model string `json:"model"`
 	Gen   uint64 `json:"gen"`  // grows with every write
-	Term  uint64 `json:"term"` // of the writer's leadership; kept, not yet used
+	Term  uint64 `json:"term"` // highest term of leadership under which it was ever written; a leader of a lower one must not
 	// LastEpoch is the highest epoch ever given out for this model, whether or not its variant is still listed.
 	LastEpoch block.Epoch `json:"last_epoch"`
 	// Cut is the last generation that took a grant away: a purge or revocation is complete when every worker has seen it.
@@ -99,6 +109,8 @@ type Record struct {
 	CutAt    int64                   `json:"cut_at,omitzero"` // unix ms
 	Variants map[block.Variant]Entry `json:"variants"`
 	Dead     []Dead                  `json:"dead,omitempty"`
+	// Tenants holds the last purge of every purged tenant by namespace digest: the salt itself never leaves the workers.
+	Tenants map[block.Digest]TenantCut `json:"tenants,omitempty"`
 }
 
 const recordFormat = 1
@@ -143,7 +155,7 @@ func (r Record) clone() Record {
 	if r.Variants == nil {
 		r.Variants = map[block.Variant]Entry{}
 	}
-	r.Dead = slices.Clone(r.Dead)
+	r.Dead, r.Tenants = slices.Clone(r.Dead), maps.Clone(r.Tenants)
 	return r
 }
 
@@ -191,8 +203,14 @@ func (r Record) Validate() error {
 	if err := ValidateModel(r.Model); err != nil {
 		bad("model: %v", err)
 	}
-	if len(r.Variants) > MaxVariants || len(r.Dead) > MaxDead {
-		bad("%d variants and %d dead epochs, at most %d and %d", len(r.Variants), len(r.Dead), MaxVariants, MaxDead)
+	if len(r.Variants) > MaxVariants || len(r.Dead) > MaxDead || len(r.Tenants) > MaxTenants {
+		bad("%d variants, %d dead epochs and %d purged tenants, at most %d, %d and %d",
+			len(r.Variants), len(r.Dead), len(r.Tenants), MaxVariants, MaxDead, MaxTenants)
+	}
+	for ns, t := range r.Tenants {
+		if ns.IsZero() || t.Cut.IsZero() || t.Gen == 0 || t.Gen > r.Gen || !validMillis(t.Since) {
+			bad("purge of tenant %s: out of range", ns.Short())
+		}
 	}
 	if r.Gen == 0 || r.Gen > MaxNumber || r.Term > MaxNumber || r.LastEpoch > MaxNumber || r.Cut > r.Gen || !validMillis(r.CutAt) {
 		bad("gen %d, term %d, last epoch %d, cut %d at %d: out of range", r.Gen, r.Term, r.LastEpoch, r.Cut, r.CutAt)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/kvtier/kvtier/block"
 )
 
 // full is the largest record that the limits allow.
@@ -14,9 +16,13 @@ func full() Record {
 	for i := range MaxVariants {
 		id := identity(byte(i), 1)
 		r.Variants[id.Variant()] = Entry{
-			Label: strings.Repeat("l", MaxLabelBytes), Weights: id.Weights, Layout: id.Layout, State: Draining,
+			Label: strings.Repeat("l", MaxLabelBytes), Weights: id.Weights, Layout: id.Layout, Declared: true, State: Draining,
 			Epoch: MaxNumber, Act: Act{1}, Since: MaxNumber, Gen: MaxNumber,
 		}
+	}
+	r.Tenants = map[block.Digest]TenantCut{}
+	for i := range MaxTenants {
+		r.Tenants[tenant(i)] = TenantCut{Cut: block.Cut{1}, Gen: MaxNumber, Since: MaxNumber}
 	}
 	for i := range MaxDead {
 		r.Dead = append(r.Dead, Dead{

@@ -21,6 +21,19 @@ func TestRealRedis(t *testing.T) {
 		shared := control(t)
 		runTwoCoordinators(t, func(*testing.T) *Control { return shared })
 	})
+	t.Run("takeover", func(t *testing.T) {
+		takeoverTests(t, func(t *testing.T, fn func(*duo)) {
+			srv := pool.Get(t) // empties it
+			runDuo(t, func(t *testing.T) *Control {
+				rdb := dialControl(redis.UniversalOptions{Addrs: []string{srv.Addr()}})
+				t.Cleanup(func() { _ = rdb.Close() })
+				return NewControl(rdb)
+			}, 600*time.Millisecond, fn)
+		})
+	})
+	t.Run("everything restarts", func(t *testing.T) {
+		aftermathTests(t, control, 600*time.Millisecond, func(t *testing.T, fn func(*testing.T)) { fn(t) })
+	})
 	t.Run("life", func(t *testing.T) {
 		ctl := control(t)
 		disk := &prefixed{rdb: ctl.rdb}

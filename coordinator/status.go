@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"bytes"
+	"cmp"
 	"slices"
 	"time"
 
@@ -20,8 +22,21 @@ type Status struct {
 	Invalidation Invalidation `json:"invalidation"`
 	// Reclaims lists epochs whose unreachable entries are still to be deleted.
 	Reclaims []Dead `json:"reclaims"`
+	// Reclaiming is the progress of the leader's current or last pass, nil if there was none lately.
+	Reclaiming *ReclaimProgress `json:"reclaiming,omitempty"`
+	// Tenants lists those that take up most, by what the workers say of themselves, and every tenant that was purged.
+	Tenants []TenantStatus `json:"tenants"`
+	// Leader is the owner of the lease: it alone reconciles and reclaims. "" if nobody leads at this moment.
+	Leader string `json:"leader,omitempty"`
 	// Problem says what keeps this coordinator from its work, "" if nothing does.
 	Problem string `json:"problem,omitempty"`
+}
+
+// TenantStatus is what one tenant takes up on all living workers that name it.
+type TenantStatus struct {
+	TenantUse
+	Purged   uint64    `json:"purged,omitzero"` // generation of its last purge since the whole model was purged, 0 if there was none
+	PurgedAt time.Time `json:"purged_at,omitzero"`
 }
 
 // Worker is a living worker as status shows it.
@@ -80,6 +95,7 @@ func statusOf(r Record, sum Sum, beats []Heartbeat) Status {
 			s.Invalidation.Lagging = append(s.Invalidation.Lagging, h.Incarnation)
 		}
 	}
+	s.Tenants = tenantsOf(r, s.Workers)
 	slices.SortFunc(s.Workers, func(a, b Worker) int {
 		return slices.Compare([]string{a.Address, a.Incarnation}, []string{b.Address, b.Incarnation})
 	})
@@ -87,6 +103,32 @@ func statusOf(r Record, sum Sum, beats []Heartbeat) Status {
 	s.Invalidation.Workers = len(s.Workers)
 	s.Invalidation.Complete = len(s.Invalidation.Lagging) == 0
 	return s
+}
+
+// tenantsOf adds up what workers say, largest first.
+func tenantsOf(r Record, workers []Worker) []TenantStatus {
+	sum := map[block.Digest]TenantStatus{}
+	for _, w := range workers {
+		for _, u := range w.Tenants {
+			t := sum[u.Namespace]
+			t.HotBytes, t.StoredBytes = t.HotBytes+u.HotBytes, t.StoredBytes+u.StoredBytes
+			sum[u.Namespace] = t
+		}
+	}
+	for ns, cut := range r.Tenants {
+		t := sum[ns]
+		t.Purged, t.PurgedAt = cut.Gen, time.UnixMilli(cut.Since).UTC()
+		sum[ns] = t
+	}
+	all := make([]TenantStatus, 0, len(sum))
+	for ns, t := range sum {
+		t.Namespace = ns
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(a, b TenantStatus) int {
+		return cmp.Or(cmp.Compare(b.HotBytes+b.StoredBytes, a.HotBytes+a.StoredBytes), bytes.Compare(a.Namespace[:], b.Namespace[:]))
+	})
+	return all
 }
 
 // invalidated reports whether a worker has acted on generation cut. One without a record was granted nothing.

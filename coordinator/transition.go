@@ -1,13 +1,13 @@
 package coordinator
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
-	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Stamp is what a transition takes from the outside world: the moment, and 128 fresh random bits that name what it activates.
@@ -16,10 +16,30 @@ type Stamp struct {
 	Act Act
 }
 
-// Register makes a variant known. It is idempotent; a label other than "" replaces the one before. Weights that are active stay so in
+// Registration is what Add makes known.
+type Registration struct {
+	Identity block.Identity
+	Label    string // "" keeps the one before, or takes the first digits of the weights digest
+	// Declared says that the weights digest is an operator's word. Once the same digest was computed from bytes, it is not declared
+	// any more, whoever registers it again.
+	Declared bool
+	Activate bool // make the weights active in the same write
+	Keep     bool // with Activate: leave other weights active
+}
+
+// Register is Add without options.
+func (r Record) Register(id block.Identity, label string, auto bool, s Stamp) (Record, error) {
+	return r.Add(Registration{Identity: id, Label: label}, auto, s)
+}
+
+// Add makes a variant known. It is idempotent; a label other than "" replaces the one before. Weights that are active stay so in
 // every layout, so a new layout of theirs becomes active at once. With auto, a model without any live version activates
 // this one, unless these weights were revoked: a restart must not undo that.
-func (r Record) Register(id block.Identity, label string, auto bool, s Stamp) (Record, error) {
+func (r Record) Add(q Registration, auto bool, s Stamp) (Record, error) {
+	id, label := q.Identity, q.Label
+	if q.Keep && !q.Activate {
+		return r, fmt.Errorf("%w: keep goes with activate only", ErrInvalid)
+	}
 	if id.Weights.IsZero() || id.Layout.IsZero() {
 		return r, fmt.Errorf("%w: weights and layout digests are both needed", ErrInvalid)
 	}
@@ -39,11 +59,15 @@ func (r Record) Register(id block.Identity, label string, auto bool, s Stamp) (R
 		if label == "" {
 			label = id.Weights.Short()
 		}
-		e = Entry{Label: label, Weights: id.Weights, Layout: id.Layout, State: Registered, Since: ed.ms}
+		e = Entry{Label: label, Weights: id.Weights, Layout: id.Layout, Declared: q.Declared, State: Registered, Since: ed.ms}
 		ed.put(v, e)
-	case label != "" && label != e.Label:
-		e.Label = label
+	case label != "" && label != e.Label || e.Declared && !q.Declared:
+		e.Label, e.Declared = cmp.Or(label, e.Label), e.Declared && q.Declared
 		ed.put(v, e)
+	}
+	if q.Activate {
+		ed.promote(id.Weights, q.Keep)
+		return ed.done()
 	}
 	if e.State == Registered {
 		var anyLive, sameActive, sameRevoked bool
@@ -68,14 +92,7 @@ func (r Record) Activate(selector string, keep bool, s Stamp) (Record, error) {
 	}
 	weights := r.Variants[selected[0]].Weights
 	ed := edit(r, s)
-	for _, x := range r.Versions() {
-		switch {
-		case x.Weights == weights && x.State != Active:
-			ed.activate(x.Variant)
-		case x.Weights != weights && x.State.Live() && !keep:
-			ed.retire(x.Variant, Revoked)
-		}
-	}
+	ed.promote(weights, keep)
 	return ed.done()
 }
 
@@ -86,11 +103,35 @@ func (r Record) Purge(selector string, s Stamp) (Record, error) {
 	if err != nil {
 		return r, err
 	}
+	if selector == "" {
+		ed.renewAll()
+		return ed.done()
+	}
 	for _, v := range selected {
 		if r.Variants[v].State.Live() {
 			ed.renew(v)
 		}
 	}
+	return ed.done()
+}
+
+// PurgeTenant makes all entries of one tenant unreachable, in every live variant, and leaves those of the others alone: the tenant's chains
+// begin at another root from here on. A record remembers MaxTenants of such purges; one more purges the whole model, after
+// which none has to be remembered.
+func (r Record) PurgeTenant(ns block.Digest, s Stamp) (Record, error) {
+	if ns.IsZero() {
+		return r, fmt.Errorf("%w: the tenant's namespace digest is missing", ErrInvalid)
+	}
+	live := slices.ContainsFunc(r.Versions(), func(v Version) bool { return v.State.Live() })
+	if !live {
+		return r, nil // nothing can be reached, and whatever becomes live does so under a new epoch
+	}
+	ed := edit(r, s)
+	if _, again := r.Tenants[ns]; !again && len(r.Tenants) >= MaxTenants {
+		ed.renewAll()
+		return ed.done()
+	}
+	ed.cut(ns)
 	return ed.done()
 }
 
@@ -125,22 +166,18 @@ func (r Record) Revoke(selector string, s Stamp) (Record, error) {
 	return ed.done()
 }
 
-// Sweep notes that the entries of a dead epoch were deleted once more: after the first pass it waits for the second, which takes it off
-// the list. An epoch that is listed no more, or has been through this pass already, changes nothing: another coordinator was faster.
-func (r Record) Sweep(d Dead, s Stamp) (Record, error) {
-	i := slices.Index(r.Dead, d)
-	if i < 0 {
-		return r, nil
-	}
+// SweepAll is Sweep for several dead epochs in one write.
+func (r Record) SweepAll(ds []Dead, s Stamp) (Record, error) {
 	ed := edit(r, s)
-	ed.dirty = true
-	if d.Swept == 0 && !mutation.Is(mutation.EagerReclaim) {
-		ed.rec.Dead[i].Swept = max(ed.ms, 1)
-	} else {
-		ed.rec.Dead = slices.Delete(ed.rec.Dead, i, i+1)
+	for _, d := range ds {
+		ed.sweep(d)
 	}
 	return ed.done()
 }
+
+// Sweep notes that the entries of a dead epoch were deleted once more: after the first pass it waits for the second, which takes it off
+// the list. An epoch that is listed no more, or has been through this pass already, changes nothing: another coordinator was faster.
+func (r Record) Sweep(d Dead, s Stamp) (Record, error) { return r.SweepAll([]Dead{d}, s) }
 
 // match finds the variants that a selector names: a variant in full names itself; a label, or at least 8 leading digits of a
 // weights digest, names all variants of those weights. It returns at least one variant, sorted, or an error.

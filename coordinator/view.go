@@ -48,6 +48,18 @@ type View struct {
 	Problem string
 
 	versions []Version
+	cuts     map[block.Digest]block.Cut
+}
+
+// Cuts returns the last purge of every purged tenant, by namespace. The caller may keep the map, not change it.
+func (v View) Cuts() map[block.Digest]block.Cut { return v.cuts }
+
+func cutsOf(r Record) map[block.Digest]block.Cut {
+	cuts := make(map[block.Digest]block.Cut, len(r.Tenants))
+	for ns, t := range r.Tenants {
+		cuts[ns] = t.Cut
+	}
+	return cuts
 }
 
 // Versions lists every variant of the record, newest activation first. The caller may keep it, not change it.

@@ -62,6 +62,12 @@ func (b *bubble) register(n byte, label string) {
 	}
 }
 
+// reconcile makes the coordinator lead, and go round once.
+func (b *bubble) reconcile() {
+	b.coord.campaign(b.Context())
+	b.coord.reconcileAll(b.Context())
+}
+
 func (b *bubble) want(gen uint64, state LeaseState) {
 	b.Helper()
 	if v := b.watch.View(); v.Gen != gen || v.State != state {
@@ -208,7 +214,7 @@ func TestRaceGenerationGoesBack(t *testing.T) { // races 18, 21
 		if _, ok := b.watch.View().Usable(identity(1, 1).Variant(), Local); ok {
 			b.Error("local mode uses a revoked version")
 		}
-		b.coord.reconcileAll(b.Context()) // it remembers generation 3
+		b.reconcile() // it remembers generation 3
 		time.Sleep(50 * time.Millisecond)
 		b.want(4, Leased)
 		if b.granted(1) {
@@ -231,7 +237,7 @@ func TestRaceGenerationReusedWithOtherContent(t *testing.T) { // race 19
 		if b.granted(1) {
 			b.Error("adopted the other generation 3")
 		}
-		b.coord.reconcileAll(b.Context())
+		b.reconcile()
 		time.Sleep(50 * time.Millisecond)
 		b.want(4, Leased)
 		if g, _ := b.watch.Grant(identity(1, 1).Variant()); g.Act == base.Variants[identity(1, 1).Variant()].Act {
@@ -249,7 +255,7 @@ func TestRaceFlushIsReasserted(t *testing.T) { // race 20
 		if b.watch.View().Problem == "" {
 			b.Error("the view does not say that the record is missing")
 		}
-		b.coord.reconcileAll(b.Context())
+		b.reconcile()
 		time.Sleep(50 * time.Millisecond)
 		b.want(3, Leased)
 		if again, _ := b.watch.Grant(identity(1, 1).Variant()); again != grant {
@@ -269,7 +275,7 @@ func TestDamagedRecordIsNotUsed(t *testing.T) {
 		}
 		time.Sleep(DefaultLease)
 		b.want(2, Expired)
-		b.coord.reconcileAll(b.Context())
+		b.reconcile()
 		time.Sleep(50 * time.Millisecond)
 		b.want(3, Leased)
 	})

@@ -86,6 +86,27 @@ type Prefixed interface {
 	DeletePrefix(ctx context.Context, prefix string) (int, error)
 }
 
+// Sweeper is an optional power of a store: to delete the keys of many prefixes in one pass over all names, instead of one pass each.
+type Sweeper interface {
+	// Sweep deletes the keys that start with any of prefixes, at a pace that leaves foreground traffic its latency: small batches, and
+	// long pauses after each. It calls progress, if not nil, now and then and once at the end, from one goroutine at a time; an error
+	// from it ends the pass with that error. An empty prefix is ErrInvalid: it would delete everything.
+	//
+	// from is where to begin: the zero Sweep, or the result of a pass over the same prefixes that ended with an error, which is
+	// then resumed where it was. The result counts from the beginning. Keys written meanwhile may survive.
+	Sweep(ctx context.Context, prefixes []string, from Sweep, progress func(Sweep) error) (Sweep, error)
+}
+
+// Sweep is how far a pass over the names has come. It is a value: nobody changes one that was handed out.
+type Sweep struct {
+	Scanned int64 // names looked at, roughly
+	Deleted int64 // keys deleted
+	Bytes   int64 // size of their values
+	Nodes   int   // nodes of the store that are done
+	// Cursors is where each node's part of the pass stands, by the node's address; it means something to the store only.
+	Cursors map[string]uint64
+}
+
 // As returns the first store in the stack of decorators around s that has the power T. Decorators that pass a power on
 // implement Unwrap() Store.
 func As[T any](s Store) (T, bool) {

@@ -115,6 +115,7 @@ type Cache struct {
 	spill   *spillQueue
 	flights flights
 	stats   counters
+	tenants tenants
 
 	ctx    context.Context // ends when Close gives up draining; parent of everything in the background
 	cancel context.CancelFunc
@@ -135,7 +136,7 @@ func New(opts Options) (*Cache, error) {
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
 	c.slabs = newSlabs(format, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
-	c.spill = newSpillQueue(opts.SpillBytes, &c.stats)
+	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	switch {
@@ -160,7 +161,7 @@ func (c *Cache) Close(ctx context.Context) (lost int) {
 	c.cancel()
 	c.wg.Wait()
 	lost = c.spill.dropAll(dropShutdown)
-	c.hot.drop(Generation{})
+	c.hot.drop(Generation{}, nil)
 	c.slabs.close()
 	return lost
 }

@@ -62,7 +62,8 @@ func checkStamp(t testing.TB, got []byte, g tiered.Generation, h block.Hash, par
 
 func newCache(t testing.TB, remote store.Store, change func(*tiered.Options)) *tiered.Cache {
 	t.Helper()
-	o := tiered.Options{Layout: testLayout, Remote: remote, HotBytes: 256 << 20}
+	// Generous where a test is not about time: the machine that runs it may be busy.
+	o := tiered.Options{Layout: testLayout, Remote: remote, HotBytes: 256 << 20, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second}
 	if change != nil {
 		change(&o)
 	}

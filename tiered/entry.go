@@ -13,6 +13,7 @@ import (
 type entry struct {
 	gen    Generation
 	ns     block.Digest
+	cut    block.Cut // purge of the tenant that it was computed behind
 	hash   block.Hash
 	depth  int      // blocks before it in its chain
 	frames [][]byte // sealed values, one per part

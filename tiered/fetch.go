@@ -52,7 +52,7 @@ func (c *Cache) FetchInto(ctx context.Context, f *Fetch, v View, ns block.Digest
 	if len(hashes) == 0 {
 		return
 	}
-	if now := c.View(); now.Generation != v.Generation {
+	if now := c.View(); now.Generation != v.Generation || now.Cuts[ns] != v.Cuts[ns] {
 		f.why = MissStale
 		return
 	} else if f.view.Access = min(v.Access, now.Access); f.view.Access == AccessNone {
@@ -94,7 +94,7 @@ func (f *Fetch) more() {
 	f.released = 0
 	had := len(f.fills)
 	var mine []*fill
-	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.rest, len(f.hot)+had)
+	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], f.rest, len(f.hot)+had)
 	f.rest = f.rest[len(f.fills)-had:]
 	if len(mine) > 0 {
 		c := f.c
@@ -146,7 +146,7 @@ func (f *Fetch) Next(ctx context.Context) bool {
 		next, f.tier = fl.block, Remote
 	}
 	// After the wait, not before it: the generation may have ended between the fill's commit and this.
-	if !f.c.allows(&f.view.Generation, AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
+	if !f.c.allows(&f.view.Generation, f.ns, f.view.Cuts[f.ns], AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
 		return f.end(MissStale)
 	}
 	f.cur = next
@@ -182,7 +182,7 @@ func (f *Fetch) wait(ctx context.Context, fl *fill) Reason {
 // Current reports whether the current block may still be used: its generation is the current one and access has not ended since Next. Ask
 // after the block was placed and before it counts: a process can be stopped for a minute between Next and that.
 func (f *Fetch) Current() bool {
-	return f.cur != nil && (f.c.allows(&f.view.Generation, AccessHot) || mutation.Is(mutation.NoRecheck))
+	return f.cur != nil && (f.c.allows(&f.view.Generation, f.ns, f.view.Cuts[f.ns], AccessHot) || mutation.Is(mutation.NoRecheck))
 }
 
 // Lose gives the current block back as a miss and ends the walk: for a block of which Current said no.

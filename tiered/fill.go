@@ -23,6 +23,7 @@ type fill struct {
 	key     flightKey
 	depth   int
 	ns      block.Digest
+	cut     block.Cut
 	done    chan struct{} // closed once block or reason is set
 	block   *entry        // with one reference for all waiters together
 	reason  Reason
@@ -49,7 +50,7 @@ type flights struct {
 
 // join appends to all a fill for each of hashes, and returns those among them that the caller has to lead. It stops early when the bytes
 // allowed to be under way are used up: waiting for them could wait for a request that waits for us.
-func (c *Cache) join(all []*fill, g Generation, ns block.Digest, hashes []block.Hash, depth int) (joined, mine []*fill) {
+func (c *Cache) join(all []*fill, g Generation, ns block.Digest, cut block.Cut, hashes []block.Hash, depth int) (joined, mine []*fill) {
 	c.flights.mu.Lock()
 	defer c.flights.mu.Unlock()
 	size := int64(c.slabs.bytes)
@@ -61,7 +62,7 @@ func (c *Cache) join(all []*fill, g Generation, ns block.Digest, hashes []block.
 				return all, mine
 			}
 			c.stats.filling.Add(size)
-			f = &fill{key: key, depth: depth + i, ns: ns, done: make(chan struct{})}
+			f = &fill{key: key, depth: depth + i, ns: ns, cut: cut, done: make(chan struct{})}
 			c.flights.m[key.shared()] = f
 			mine = append(mine, f)
 		}
@@ -119,7 +120,7 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 	keys := make([]string, 0, len(fills)*parts)
 	bufs := make([][]byte, 0, len(fills)*parts)
 	for i, f := range fills {
-		e := c.slabs.get(f.key.gen, f.ns, f.key.hash, f.depth)
+		e := c.slabs.get(f.key.gen, f.ns, f.cut, f.key.hash, f.depth)
 		e.share.Store(shared)
 		entries[i] = e
 		for p := range parts {
@@ -167,7 +168,7 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 // takes, so a fill that was under way across a change leaves nothing behind; waiters compare once more before they use it.
 func (c *Cache) commit(f *fill, e *entry) {
 	c.admit(e)
-	if !c.allows(&f.key.gen, AccessHot) && !mutation.Is(mutation.FlightWithoutGen) && !mutation.Is(mutation.LateInsert) {
+	if !c.allows(&f.key.gen, f.ns, f.cut, AccessHot) && !mutation.Is(mutation.FlightWithoutGen) && !mutation.Is(mutation.LateInsert) {
 		e.release()
 		c.finish(f, nil, MissStale)
 		return

@@ -1,6 +1,7 @@
 package tiered
 
 import (
+	"maps"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
@@ -42,6 +43,8 @@ type View struct {
 	// Until, if set, is when Access falls to Then: the end of a lease on the worker's own clock.
 	Until time.Time
 	Then  Access
+	// Cuts holds the last purge of every tenant that was purged, by namespace. It is shared and must not be changed.
+	Cuts map[block.Digest]block.Cut
 }
 
 // at resolves the lease.
@@ -53,17 +56,22 @@ func (v View) at(now time.Time) View {
 }
 
 // SetView installs v. If its generation differs from the current one, every hot block and every queued spill of the old
-// generation is dropped before SetView returns, and fills and puts under way for it will be refused.
+// generation is dropped before SetView returns, and fills and puts under way for it will be refused. If only cuts differ, the
+// same is true of the blocks of the tenants concerned.
 func (c *Cache) SetView(v View) {
 	c.viewMu.Lock()
 	defer c.viewMu.Unlock()
 	old := c.view.Swap(&v)
 	if old != nil && old.Generation == v.Generation {
+		if !maps.Equal(old.Cuts, v.Cuts) {
+			c.stats.invalidated.Add(int64(c.hot.purge(v.Cuts)))
+			c.spill.dropPurged(v.Cuts)
+		}
 		return
 	}
 	// Order matters: the new view is visible first, so that a fill or a put of the old generation that is committed after
 	// this drop sees it and refuses (hot.insert compares under the lock that drop takes).
-	dropped := c.hot.drop(v.Generation)
+	dropped := c.hot.drop(v.Generation, v.Cuts)
 	c.stats.invalidated.Add(int64(dropped))
 	if mutation.Is(mutation.LabelAtDequeue) {
 		return
@@ -83,10 +91,10 @@ func (c *Cache) View() View {
 	return v.at(c.now())
 }
 
-// allows reports whether K/V of g may be used now, with access a.
-func (c *Cache) allows(g *Generation, a Access) bool {
+// allows reports whether K/V of g and of a tenant behind cut may be used now, with access a.
+func (c *Cache) allows(g *Generation, ns block.Digest, cut block.Cut, a Access) bool {
 	v := c.view.Load()
-	if v == nil || v.Access < a || v.Generation != *g {
+	if v == nil || v.Access < a || v.Generation != *g || v.Cuts[ns] != cut {
 		return false
 	}
 	return v.Until.IsZero() || v.at(c.now()).Access >= a

@@ -1,6 +1,7 @@
 package tiered
 
 import (
+	"maps"
 	"math"
 	"sync"
 
@@ -19,10 +20,12 @@ type hot struct {
 
 	mu struct {
 		sync.RWMutex
-		gen   Generation // of every block in lru
+		gen   Generation                 // of every block in lru
+		cuts  map[block.Digest]block.Cut // behind which every block in lru was computed; never changed in place
 		lru   *simplelru.LRU[block.Hash, *entry]
 		seq   uint64 // counts how often a block became the youngest
 		bytes int64
+		share map[block.Digest]int64 // bytes by tenant
 	}
 }
 
@@ -31,17 +34,17 @@ const entryOverhead = 512
 
 func newHot(maxBytes int64) *hot {
 	h := &hot{max: maxBytes}
-	h.reset(Generation{})
+	h.reset(Generation{}, nil)
 	return h
 }
 
 // reset empties the tier without releasing anything. mu is held, or nobody else knows h.
-func (h *hot) reset(g Generation) {
+func (h *hot) reset(g Generation, cuts map[block.Digest]block.Cut) {
 	lru, err := simplelru.NewLRU[block.Hash, *entry](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	h.mu.lru, h.mu.bytes, h.mu.gen = lru, 0, g
+	h.mu.lru, h.mu.bytes, h.mu.gen, h.mu.cuts, h.mu.share = lru, 0, g, cuts, map[block.Digest]int64{}
 }
 
 func (e *entry) cost() int64 { return int64(len(e.slab)) + entryOverhead }
@@ -96,26 +99,61 @@ func (h *hot) contains(g Generation, hash block.Hash) bool {
 }
 
 // insert makes e hot, with a reference of its own, and returns the blocks that had to leave, with theirs. It refuses a block of another
-// generation, one that is hot already, and one larger than the whole tier.
+// generation, one of a tenant that was purged meanwhile, one that is hot already, and one larger than the whole tier.
 func (h *hot) insert(e *entry) (victims []*entry, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.mu.gen != e.gen && !mutation.Is(mutation.LateInsert) || h.mu.lru.Contains(e.hash) || e.cost() > h.max {
+	if h.mu.gen != e.gen && !mutation.Is(mutation.LateInsert) || h.mu.cuts[e.ns] != e.cut || h.mu.lru.Contains(e.hash) || e.cost() > h.max {
 		return nil, false
 	}
 	h.mu.lru.Add(e.hash, e.retain())
 	h.stamp(e)
-	h.mu.bytes += e.cost()
+	h.account(e, e.cost())
 	for h.mu.bytes > h.max {
 		_, v, _ := h.mu.lru.RemoveOldest()
-		h.mu.bytes -= v.cost()
+		h.account(v, -v.cost())
 		victims = append(victims, v)
 	}
 	return victims, true
 }
 
-// drop empties the tier and dedicates it to generation g. It returns how many blocks were dropped.
-func (h *hot) drop(g Generation) int {
+// account adds n bytes to what is held for e's tenant and altogether. mu is held.
+func (h *hot) account(e *entry, n int64) {
+	h.mu.bytes += n
+	if h.mu.share[e.ns] += n; h.mu.share[e.ns] == 0 {
+		delete(h.mu.share, e.ns)
+	}
+}
+
+// purge drops the blocks that were not computed behind cuts, and refuses such blocks from now on. It walks over all hot blocks, a few
+// thousand at most; it returns how many were dropped.
+func (h *hot) purge(cuts map[block.Digest]block.Cut) int {
+	var out []*entry
+	h.mu.Lock()
+	h.mu.cuts = cuts
+	for _, e := range h.mu.lru.Values() {
+		if cuts[e.ns] != e.cut {
+			h.mu.lru.Remove(e.hash)
+			h.account(e, -e.cost())
+			out = append(out, e)
+		}
+	}
+	h.mu.Unlock()
+	for _, e := range out {
+		e.release()
+	}
+	return len(out)
+}
+
+// shares returns the bytes held by tenant.
+func (h *hot) shares() map[block.Digest]int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.mu.share)
+}
+
+// drop empties the tier and dedicates it to generation g and to what is computed behind cuts. It returns how many blocks were dropped.
+func (h *hot) drop(g Generation, cuts map[block.Digest]block.Cut) int {
 	h.mu.Lock()
 	if mutation.Is(mutation.KeepHot) {
 		h.mu.gen = g
@@ -123,7 +161,7 @@ func (h *hot) drop(g Generation) int {
 		return 0
 	}
 	old := h.mu.lru
-	h.reset(g)
+	h.reset(g, cuts)
 	h.mu.Unlock()
 	for _, e := range old.Values() {
 		e.release()

@@ -11,10 +11,11 @@ import (
 // write its payload, unless the block is hot already or v is not current any more; then Put does nothing. The generation that the
 // block is labelled with is v's, captured when the request began, never the one current at some later moment.
 func (c *Cache) Put(v View, ns block.Digest, hash block.Hash, depth int, export func(p block.Part, dst []byte) error) error {
-	if c.closed.Load() || !c.allows(&v.Generation, AccessHot) || c.hot.contains(v.Generation, hash) {
+	cut := v.Cuts[ns]
+	if c.closed.Load() || !c.allows(&v.Generation, ns, cut, AccessHot) || c.hot.contains(v.Generation, hash) {
 		return nil
 	}
-	e := c.slabs.get(v.Generation, ns, hash, depth)
+	e := c.slabs.get(v.Generation, ns, cut, hash, depth)
 	defer e.release()
 	l := c.format.Layout()
 	for i := range e.frames {

@@ -30,9 +30,10 @@ func (d dropReason) String() string {
 // spillQueue holds the blocks on their way to the remote tier, first in, first out, bounded in bytes. A full queue drops its deepest
 // block: a chain is useful only from its root, so the deepest is the one whose loss costs least.
 type spillQueue struct {
-	max   int64
-	stats *counters
-	wake  chan struct{} // holds a token while there may be work
+	max     int64
+	stats   *counters
+	tenants *tenants
+	wake    chan struct{} // holds a token while there may be work
 
 	stepped func() // with Options.Steps: the task that stores; it is handed out once per offer
 	storing bool   // with Options.Steps: one is under way
@@ -46,8 +47,8 @@ type spillQueue struct {
 	}
 }
 
-func newSpillQueue(maxBytes int64, stats *counters) *spillQueue {
-	q := &spillQueue{max: maxBytes, stats: stats, wake: make(chan struct{}, 1)}
+func newSpillQueue(maxBytes int64, stats *counters, t *tenants) *spillQueue {
+	q := &spillQueue{max: maxBytes, stats: stats, tenants: t, wake: make(chan struct{}, 1)}
 	q.mu.empty = make(chan struct{})
 	close(q.mu.empty)
 	return q
@@ -106,14 +107,15 @@ func (q *spillQueue) settle() {
 	}
 }
 
-// take removes up to maxBytes of blocks of generation g from the front, one at least, and drops those of any other: a put that was under
-// way across a change may queue its block after the queue was emptied. Taken blocks stay accounted until done.
-func (q *spillQueue) take(maxBytes int64, g Generation) []*entry {
+// take removes up to maxBytes of blocks that v allows from the front, one at least, and drops those of another generation or of a tenant
+// purged since: a put that was under way across a change may queue its block after the queue was emptied. Taken blocks stay
+// accounted until done.
+func (q *spillQueue) take(maxBytes int64, v View) []*entry {
 	q.mu.Lock()
 	var batch, stale []*entry
 	sum, n := int64(0), 0
 	for _, e := range q.mu.items {
-		if e.gen != g && !mutation.Is(mutation.LabelAtDequeue) {
+		if (e.gen != v.Generation || v.Cuts[e.ns] != e.cut) && !mutation.Is(mutation.LabelAtDequeue) {
 			stale = append(stale, e)
 			q.mu.n -= e.cost()
 		} else if sum += e.cost(); len(batch) > 0 && sum > maxBytes {
@@ -143,6 +145,7 @@ func (q *spillQueue) done(batch []*entry, stored bool) {
 	for _, e := range batch {
 		q.mu.n -= e.cost()
 		e.share.Store(shared)
+		q.tenants.stored(e.ns, e.cost()-entryOverhead)
 	}
 	q.settle()
 	q.mu.Unlock()
@@ -164,6 +167,23 @@ func (q *spillQueue) dropAll(why dropReason) int {
 	q.mu.Unlock()
 	q.discard(out, why)
 	return len(out)
+}
+
+// dropPurged discards what is queued and was not computed behind cuts.
+func (q *spillQueue) dropPurged(cuts map[block.Digest]block.Cut) {
+	var out []*entry
+	q.mu.Lock()
+	q.mu.items = slices.DeleteFunc(q.mu.items, func(e *entry) bool {
+		if cuts[e.ns] == e.cut {
+			return false
+		}
+		q.mu.n -= e.cost()
+		out = append(out, e)
+		return true
+	})
+	q.settle()
+	q.mu.Unlock()
+	q.discard(out, dropStale)
 }
 
 func (q *spillQueue) discard(out []*entry, why dropReason) {
@@ -204,7 +224,7 @@ const (
 func (c *Cache) spillLoop() {
 	pause := time.Duration(0)
 	for {
-		batch := c.spill.take(spillBatchBytes, c.View().Generation)
+		batch := c.spill.take(spillBatchBytes, c.View())
 		if len(batch) == 0 {
 			select {
 			case <-c.spill.wake:

@@ -43,6 +43,8 @@ type Stats struct {
 	Spilled       int64            // blocks stored
 	SpillDropped  map[string]int64 // blocks not stored, by reason
 	BadValues     int64            // values deleted because they failed their checks
+	// Tenants are those with the most bytes, at most MaxTenantStats, and last the rest together under the zero namespace, if any.
+	Tenants []TenantStats
 }
 
 type counters struct {
@@ -85,6 +87,7 @@ func (c *Cache) Stats() Stats {
 		Spilled: c.stats.spilled.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(), SlabBytes: c.slabs.held(),
 	}
 	s.HotBlocks, s.HotBytes = c.hot.size()
+	s.Tenants = c.tenants.top(c.hot.shares())
 	for i := range c.stats.served {
 		s.LookupBlocks += c.stats.served[i].lookups.Load()
 		for t := range tiers {

@@ -36,7 +36,7 @@ func (c *Cache) stepSpill() {
 		return
 	}
 	q.storing = true
-	batch := q.take(spillBatchBytes, c.View().Generation)
+	batch := q.take(spillBatchBytes, c.View())
 	var err error
 	if len(batch) > 0 {
 		err = c.store(batch)

@@ -77,6 +77,7 @@ func (r *Replica) Complete(ctx context.Context, req Request) (Result, error) {
 		view:  r.opts.Cache.View(),
 		chain: block.NewChain(r.opts.Secret, e.Identity(), req.Salt, e.Layout().BlockTokens),
 	}
+	s.chain.After(s.view.Cuts[s.chain.Namespace()])
 	res := Result{PromptTokens: len(tokens), Identity: e.Identity(), Label: label, Epoch: s.view.Epoch}
 	if !req.NoCache {
 		if err := s.reuse(ctx, &res); err != nil {

@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kvtier/kvtier/tiered"
@@ -62,7 +64,8 @@ var (
 	descBadValues   = desc("kvtier_integrity_failures_total", "Stored values that failed their checks and were deleted.")
 	descAccess      = desc("kvtier_cache_access", "What the cache may use: 0 nothing, 1 the hot tier, 2 the remote tier too.")
 	descEpoch       = desc("kvtier_epoch", "Epoch of the resident variant, 0 without one.")
-	descWeightsInfo = desc("kvtier_resident_info", "Resident weights; the value is 1.", "label", "variant")
+	descTenantBytes = desc("kvtier_tenant_bytes", "Bytes by tenant: hot is held now, stored was written since the start. Only the largest tenants are named.", "namespace", "what")
+	descWeightsInfo = desc("kvtier_resident_info", "Resident weights; the value is 1.", "label", "variant", "declared")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -102,5 +105,18 @@ func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descAccess, float64(v.Access))
 	gauge(descEpoch, float64(v.Epoch))
 	e, label := c.r.Resident()
-	gauge(descWeightsInfo, 1, label, e.Identity().Variant().String())
+	declared := false
+	if g := c.r.opts.Grants; g != nil {
+		known, _ := g.View().Version(e.Identity().Variant())
+		declared = known.Declared
+	}
+	gauge(descWeightsInfo, 1, label, e.Identity().Variant().String(), strconv.FormatBool(declared))
+	for _, t := range s.Tenants {
+		name := t.Namespace.Short()
+		if t.Namespace.IsZero() {
+			name = "other"
+		}
+		gauge(descTenantBytes, float64(t.HotBytes), name, "hot")
+		gauge(descTenantBytes, float64(t.StoredBytes), name, "stored")
+	}
 }

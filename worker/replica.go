@@ -139,7 +139,7 @@ func viewOf(id block.Identity, v coordinator.View, on coordinator.OnExpiry) tier
 	}
 	view := tiered.View{
 		Generation: tiered.Generation{Identity: id, Epoch: grant.Epoch, Act: grant.Act},
-		Access:     withoutLease, Then: withoutLease,
+		Access:     withoutLease, Then: withoutLease, Cuts: v.Cuts(),
 	}
 	if v.State == coordinator.Leased {
 		view.Access, view.Until = tiered.AccessShared, v.LeaseUntil

@@ -20,6 +20,7 @@ type coordinatorFlags struct {
 	redis, controlRedis string
 	lease               time.Duration
 	noAutoActivate      bool
+	state               string
 }
 
 func newCoordinator() *cobra.Command {
@@ -28,16 +29,22 @@ func newCoordinator() *cobra.Command {
 		Use:   "coordinator",
 		Short: "Own the versions of models and invalidate entries when weights change",
 		Long: `coordinator keeps, in Redis, which versions of a model are active and in which epoch. Activating or purging raises the epoch, which makes
-older entries unreachable at once; their memory is reclaimed in the background. Several may run; workers go on without any.`,
-		Example: "  kvtier coordinator --redis redis://127.0.0.1:6379",
-		Args:    args(cobra.NoArgs),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
+older entries unreachable at once; their memory is reclaimed in the background. Several may run: all answer requests, the one that holds the
+lease reconciles and reclaims. Workers go on without any.
+
+With --state it keeps what it wants to stand in Redis in a file as well, each coordinator in one of its own: revoked versions stay revoked
+even if Redis is flushed or restored from a backup while every coordinator is down.`,
+		Example: `  kvtier coordinator --redis redis://127.0.0.1:6379
+  kvtier coordinator --redis redis://127.0.0.1:6379 --state /var/lib/kvtier/state.json`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
 	}
 	f.add(cmd, "127.0.0.1:8090")
 	fl := cmd.Flags()
 	fl.StringVar(&f.redis, "redis", "redis://127.0.0.1:6379", "`URL` of the shared tier, for reclaim")
 	fl.StringVar(&f.controlRedis, "control-redis", "", "`URL` of the server with the control records (default: --redis)")
 	fl.DurationVar(&f.lease, "lease", coordinator.DefaultLease, "how long workers trust a record they have read")
+	fl.StringVar(&f.state, "state", "", "`file` that keeps the desired records; written before Redis is")
 	fl.BoolVar(&f.noAutoActivate, "no-auto-activate", false, "do not activate the first version of a new model")
 	return cmd
 }
@@ -48,7 +55,7 @@ func (f *coordinatorFlags) run(ctx context.Context) error {
 	}
 	log := f.logger()
 	c, err := startCoordinator(coordinatorOptions{
-		redis: f.redis, controlRedis: f.controlRedis, lease: f.lease, noAutoActivate: f.noAutoActivate, logger: log,
+		redis: f.redis, controlRedis: f.controlRedis, lease: f.lease, noAutoActivate: f.noAutoActivate, state: f.state, logger: log,
 	})
 	if err != nil {
 		return err
@@ -65,6 +72,7 @@ type coordinatorOptions struct {
 	redis, controlRedis string
 	lease, reconcile    time.Duration // 0 for the defaults
 	noAutoActivate      bool
+	state               string // file of desired state, "" for none
 	logger              *slog.Logger
 }
 
@@ -90,7 +98,8 @@ func startCoordinator(o coordinatorOptions) (*runningCoordinator, error) {
 	}
 	r := &runningCoordinator{control: coordinator.NewControl(rdb)}
 	r.Coordinator, err = coordinator.New(coordinator.Options{
-		Control: r.control, Store: data, Lease: o.lease, Reconcile: o.reconcile, NoAutoActivate: o.noAutoActivate, Logger: o.logger,
+		Control: r.control, Store: data, Lease: o.lease, Reconcile: o.reconcile, NoAutoActivate: o.noAutoActivate, StateFile: o.state,
+		Logger: o.logger,
 	})
 	if err != nil {
 		return nil, errors.Join(usageError{err}, rdb.Close(), data.Close())

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/kvtier/kvtier/coordinator"
@@ -16,6 +18,7 @@ import (
 
 type modelFlags struct {
 	url, token string
+	actor      string
 	asJSON     bool
 }
 
@@ -28,12 +31,15 @@ func newModel() *cobra.Command {
 status lists them.`,
 		Example: `  kvtier model status
   kvtier model activate shakespeare shakespeare-3m-v1
-  kvtier model purge shakespeare`,
+  kvtier model purge shakespeare
+  kvtier model purge shakespeare --tenant acme
+  kvtier model register mine --file step-1200.gguf --label step-1200 --activate`,
 	}
 	group(cmd)
 	pf := cmd.PersistentFlags()
 	pf.StringVar(&f.url, "coordinator", "http://127.0.0.1:8090", "`URL` of the coordinator")
 	pf.StringVar(&f.token, "token", "", "bearer token of the coordinator")
+	pf.StringVar(&f.actor, "as", os.Getenv("USER"), "`name` that history shows for a change; nobody checks it")
 	pf.BoolVar(&f.asJSON, "json", false, "print JSON")
 
 	var keep bool
@@ -41,12 +47,8 @@ status lists them.`,
 		func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
 			return c.Activate(ctx, a[0], a[1], keep)
 		})
-	activate.Flags().BoolVar(&keep, "keep", false, "leave other weights active too, for a rolling upgrade")
-	cmd.AddCommand(activate,
-		f.change("purge MODEL [VERSION]", "Make all entries of a version, or of the whole model, unreachable and reclaim them", cobra.RangeArgs(1, 2),
-			func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
-				return c.Purge(ctx, a[0], strings.Join(a[1:], ""))
-			}),
+	activate.Flags().BoolVar(&keep, "keep", false, "leave other weights active too, for a canary or a rolling upgrade")
+	cmd.AddCommand(activate, f.register(), f.purge(),
 		f.change("drain MODEL VERSION", "Mark a version as on its way out: used, but not warmed any more", cobra.ExactArgs(2),
 			func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
 				return c.Drain(ctx, a[0], a[1])
@@ -55,7 +57,11 @@ status lists them.`,
 			func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
 				return c.Revoke(ctx, a[0], a[1])
 			}),
-		f.status())
+		f.change("repair MODEL", "Replace a damaged record that no coordinator remembers by what can be saved of it, under new epochs", cobra.ExactArgs(1),
+			func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
+				return c.Repair(ctx, a[0])
+			}),
+		f.status(), f.list(), f.history())
 	return cmd
 }
 
@@ -121,7 +127,7 @@ func (f *modelFlags) status() *cobra.Command {
 }
 
 func (f *modelFlags) client() (*coordinator.Client, error) {
-	c, err := coordinator.NewClient(coordinator.ClientOptions{URL: f.url, Token: f.token})
+	c, err := coordinator.NewClient(coordinator.ClientOptions{URL: f.url, Token: f.token, Actor: f.actor})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -169,20 +175,42 @@ func printStatus(w io.Writer, s coordinator.Status) error {
 		fmt.Fprintf(w, "invalidation of generation %d is not complete: %d of %d workers have acted on it, waiting for %s\n",
 			i.Gen, i.Acked, i.Workers, strings.Join(i.Lagging, ", "))
 	}
-	return nil
+	if r := s.Reclaiming; r != nil && !r.Done {
+		fmt.Fprintf(w, "reclaiming %d epochs of all models: %d entries, %s deleted since %s\n", r.Epochs, r.Deleted, humanize.IBytes(uint64(r.Bytes)), when(r.Begun))
+	}
+	if len(s.Tenants) == 0 {
+		return nil
+	}
+	t = newTable("tenant", "hot", "stored by living workers", "last purge")
+	for _, x := range s.Tenants {
+		name, purged := x.Namespace.Short(), "-"
+		if x.Namespace.IsZero() {
+			name = "(others)"
+		}
+		if x.Purged > 0 {
+			purged = fmt.Sprintf("generation %d", x.Purged)
+		}
+		t.row(name, humanize.IBytes(uint64(x.HotBytes)), humanize.IBytes(uint64(x.StoredBytes)), purged)
+	}
+	return t.print(w)
 }
 
 func printVersions(w io.Writer, versions []coordinator.Version) error {
 	t := newTable("version", "weights", "variant", "state", "epoch", "since")
 	for _, v := range versions {
-		epoch := "-"
+		epoch, weights := "-", v.Weights.Short()
 		if v.Epoch > 0 {
 			epoch = fmt.Sprint(v.Epoch)
 		}
-		t.row(v.Label, v.Weights.Short(), v.Variant.String(), string(v.State), epoch, time.UnixMilli(v.Since).UTC().Format(time.DateTime))
+		if v.Declared {
+			weights += " (declared)"
+		}
+		t.row(v.Label, weights, v.Variant.String(), string(v.State), epoch, when(v.Since))
 	}
 	return t.print(w)
 }
+
+func when(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.DateTime) }
 
 func yesNo(b bool) string {
 	if b {

@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/coordinator"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/redisstore"
@@ -145,7 +147,10 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 		go func() {
 			defer close(done)
 			register(background, o, checkpoints)
+			var again sync.WaitGroup
+			again.Go(func() { n.registerAgain(background, o, checkpoints) })
 			n.replica.Follow(background, n.watch, checkpoints)
+			again.Wait()
 		}()
 		n.onClose(func(context.Context) error { cancel(); <-done; return nil })
 	}
@@ -208,6 +213,39 @@ func register(ctx context.Context, o nodeOptions, checkpoints []worker.Checkpoin
 	}
 }
 
+// registerEvery is how long a checkpoint may be missing in the record before it is registered again.
+const registerEvery = 5 * time.Second
+
+// registerAgain puts checkpoints back that the record has lost, until ctx ends: Redis may forget what no coordinator remembers. What this
+// worker knows to be revoked it leaves alone, and forgotten as the record may have it: only a version that is missing twice in a row counts.
+func (n *node) registerAgain(ctx context.Context, o nodeOptions, checkpoints []worker.Checkpoint) {
+	missing := map[block.Variant]bool{}
+	for {
+		select {
+		case <-time.After(registerEvery):
+		case <-ctx.Done():
+			return
+		}
+		v := n.watch.View()
+		var lost []worker.Checkpoint
+		for _, c := range checkpoints {
+			variant := c.Identity.Variant()
+			known, there := v.Version(variant)
+			// A view without a lease is of a record that may be gone.
+			gone := v.State != coordinator.Leased || !there
+			if gone && missing[variant] && known.State != coordinator.Revoked {
+				lost = append(lost, c)
+			}
+			missing[variant] = gone
+		}
+		if len(lost) > 0 {
+			once, cancel := context.WithTimeout(ctx, registerEvery)
+			register(once, o, lost)
+			cancel()
+		}
+	}
+}
+
 func (n *node) info(o nodeOptions) coordinator.Info {
 	e, label := n.replica.Resident()
 	s := n.cache.Stats()
@@ -215,6 +253,18 @@ func (n *node) info(o nodeOptions) coordinator.Info {
 		"hot_bytes": float64(s.HotBytes), "hot_hit_blocks": float64(s.HitBlocks["hot"]), "remote_hit_blocks": float64(s.HitBlocks["remote"]),
 		"lookup_blocks": float64(s.LookupBlocks), "spill_queue_bytes": float64(s.SpillBytes),
 	}}
+	if v, ok := n.watch.View().Version(info.Variant); ok {
+		info.Declared = v.Declared
+	}
+	for i, t := range s.Tenants {
+		if use := (coordinator.TenantUse{Namespace: t.Namespace, HotBytes: t.HotBytes, StoredBytes: t.StoredBytes}); i < coordinator.MaxTenantUses {
+			info.Tenants = append(info.Tenants, use)
+		} else { // the last one stands for all others
+			last := &info.Tenants[coordinator.MaxTenantUses-1]
+			last.Namespace = block.Digest{}
+			last.HotBytes, last.StoredBytes = last.HotBytes+use.HotBytes, last.StoredBytes+use.StoredBytes
+		}
+	}
 	for _, c := range o.checkpoints {
 		info.Loadable = append(info.Loadable, c.label)
 	}

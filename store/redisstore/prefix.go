@@ -5,18 +5,14 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kvtier/kvtier/store"
 )
 
-const (
-	// scanCount is how many keys one SCAN looks at, about half a millisecond of the server's time.
-	scanCount = 512
-	// pauseFactor is how long DeletePrefix rests after a batch, in multiples of the time that the batch took: it uses at
-	// most a fifth of the server.
-	pauseFactor = 4
-)
+// scanCount is how many keys one SCAN looks at, about a tenth of a millisecond of the server's time.
+const scanCount = 512
 
 // CountPrefix implements store.Prefixed with SCAN on every master. A key that the server moves meanwhile may count twice.
 func (s *Store) CountPrefix(ctx context.Context, prefix string) (int, error) {
@@ -28,27 +24,10 @@ func (s *Store) CountPrefix(ctx context.Context, prefix string) (int, error) {
 	return int(count.Load()), err
 }
 
-// DeletePrefix implements store.Prefixed with SCAN and UNLINK on every master, in batches of at most 64 keys. After each batch it
-// pauses for four times what the batch took. With an error it returns how many keys it had deleted.
+// DeletePrefix implements store.Prefixed as a sweep for one prefix. With an error it returns how many keys it had deleted.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string) (int, error) {
-	var deleted atomic.Int64
-	err := s.scan(ctx, "delete prefix", prefix, func(ctx context.Context, c *redis.Client, keys []string) error {
-		for len(keys) > 0 {
-			n := min(len(keys), deleteKeys)
-			start := time.Now()
-			d, err := unlink(ctx, c, "delete prefix", keys[:n])
-			deleted.Add(int64(d))
-			if err != nil {
-				return err
-			}
-			if err := pause(ctx, pauseFactor*time.Since(start)); err != nil {
-				return err
-			}
-			keys = keys[n:]
-		}
-		return nil
-	})
-	return int(deleted.Load()), err
+	done, err := s.sweep(ctx, "delete prefix", []string{prefix}, store.Sweep{}, nil)
+	return int(done.Deleted), err
 }
 
 // scan calls fn with the keys that start with prefix, a few at a time, for every master.
@@ -77,17 +56,6 @@ func (s *Store) scan(ctx context.Context, op, prefix string, fn func(context.Con
 		return err
 	}
 	return wrap(ctx, op, prefix, err)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 // escapeGlob makes every character of s stand for itself in a pattern.

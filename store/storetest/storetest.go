@@ -58,6 +58,9 @@ var cases = []struct {
 	{"PrefixCountAndDelete", testPrefix},
 	{"PrefixIsNoPattern", testPrefixGlob},
 	{"PrefixCancelled", testPrefixCancelled},
+	{"SweepManyPrefixes", testSweep},
+	{"SweepResumes", testSweepResumes},
+	{"SweepIsCareful", testSweepCareful},
 	{"Closed", testClosed},
 }
 

@@ -1,0 +1,215 @@
+package coordinator
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
+
+	"github.com/kvtier/kvtier/block"
+)
+
+func document(t *testing.T) *openapi3.T {
+	t.Helper()
+	doc, err := openapi3.NewLoader().LoadFromData(openAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := doc.Validate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// TestDocumentHasEveryRoute: none is missing, none has gone.
+func TestDocumentHasEveryRoute(t *testing.T) {
+	var served, described []string
+	for _, r := range newCoordinator(t, Options{Control: &Control{}}).routes() {
+		served = append(served, r.pattern)
+	}
+	for path, item := range document(t).Paths.Map() {
+		for method := range item.Operations() {
+			described = append(described, method+" "+path)
+		}
+	}
+	slices.Sort(served)
+	slices.Sort(described)
+	if !slices.Equal(served, described) {
+		t.Errorf("served:    %q\ndescribed: %q", served, described)
+	}
+}
+
+// checked passes requests on and holds both directions to the document.
+type checked struct {
+	t      *testing.T
+	router routers.Router
+	next   http.Handler
+
+	mu   sync.Mutex
+	seen map[string]bool // operation and status
+}
+
+func (c *checked) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	sent, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(sent))
+	rec := httptest.NewRecorder()
+	c.next.ServeHTTP(rec, r)
+	got := rec.Body.Bytes()
+	defer func() {
+		for k, v := range rec.Header() {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(got)
+	}()
+	rt, params, err := c.router.FindRoute(r)
+	if err != nil {
+		c.t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen[rt.Operation.OperationID] = true
+	opt := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
+	r.Body = io.NopCloser(bytes.NewReader(sent))
+	req := &openapi3filter.RequestValidationInput{Request: r, PathParams: params, Route: rt, Options: opt}
+	if err := openapi3filter.ValidateRequest(r.Context(), req); err != nil && rec.Code == http.StatusOK {
+		c.t.Errorf("%s %s was accepted, but: %v", r.Method, r.URL.Path, err)
+	}
+	opt.IncludeResponseStatus = true
+	// The filter reads JSON only; text is text.
+	opt.ExcludeResponseBody = !strings.HasPrefix(rec.Header().Get("Content-Type"), "application/json")
+	if err := openapi3filter.ValidateResponse(r.Context(), &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: req, Status: rec.Code, Header: rec.Header(), Body: io.NopCloser(bytes.NewReader(got)), Options: opt,
+	}); err != nil {
+		c.t.Errorf("%s %s answered %d, but: %v\n%s", r.Method, r.URL.Path, rec.Code, err, got)
+	}
+}
+
+// TestAnswersAreAsDescribed runs a model through its life with the client, with workers, and calls what the client does not.
+func TestAnswersAreAsDescribed(t *testing.T) {
+	srv := newServer(t)
+	ctl := srv.control(t)
+	c := newCoordinator(t, Options{Control: ctl, Store: &prefixed{rdb: ctl.rdb}, Reconcile: 5 * time.Millisecond, Lease: 20 * time.Millisecond})
+	router, err := gorillamux.NewRouter(document(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch := &checked{t: t, router: router, next: c.Handler("secret"), seen: map[string]bool{}}
+	hs := httptest.NewServer(ch)
+	defer hs.Close()
+	cl, err := NewClient(ClientOptions{URL: hs.URL, Token: "secret", Actor: "a test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx := t.Context()
+	call := func(method, path, body string, want int) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(ctx, method, hs.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer secret")
+		if body != "" {
+			req.Header.Set("Content-Type", "application/json")
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != want {
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+		}
+	}
+	call("GET", "/healthz", "", 200)
+	call("GET", "/readyz", "", 503)
+	c.Start()
+	defer c.Close()
+	eventually(t, "ready", func() bool { return c.Ready() == nil })
+	call("GET", "/readyz", "", 200)
+	call("GET", "/v1/models", "", 200)
+	call("GET", "/v1/models/m", "", 404)
+	call("GET", "/metrics", "", 200)
+	call("GET", "/openapi.yaml", "", 200)
+
+	acme := block.Namespace(nil, "acme")
+	v1 := must2(t)(cl.Register(ctx, "m", identity(1, 1), "v1"))
+	must2(t)(cl.Add(ctx, "m", RegisterRequest{Label: "v2", Declared: "llama of tuesday", Layout: identity(1, 1).Layout.String(), Activate: true, Keep: true}))
+	beat := Heartbeat{Incarnation: "w", Model: "m", Gen: v1.Gen, Sum: "x", Epoch: 1, State: Leased, Problem: "p", Refused: 1, Info: Info{
+		Address: "a", Variant: identity(1, 1).Variant(), Label: "v1", Declared: true, Loadable: []string{"v1"}, Stats: map[string]float64{"hits": 1},
+		Tenants: []TenantUse{{acme, 1, 2}, {block.Digest{}, 3, 4}},
+	}}
+	if err := ctl.Beat(ctx, beat, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	must2(t)(cl.PurgeTenant(ctx, "m", acme))
+	call("DELETE", "/v1/models/m/tenants/"+acme.String(), "", 200)
+	call("DELETE", "/v1/models/m/tenants/acme", "", 400)
+	call("POST", "/v1/models/m/purge", `{"version":"v1","tenant":"`+acme.String()+`"}`, 400)
+	must2(t)(cl.Purge(ctx, "m", "v1"))
+	must2(t)(cl.Drain(ctx, "m", "v1"))
+	must2(t)(cl.Revoke(ctx, "m", "v1"))
+	must2(t)(cl.Activate(ctx, "m", "v1", false))
+	st, err := cl.Status(ctx, "m")
+	if err != nil || len(st.Tenants) != 2 || st.Tenants[1].Namespace != acme || st.Tenants[1].Purged == 0 || st.Leader == "" {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	eventually(t, "reclaim reports", func() bool {
+		st, err := cl.Status(ctx, "m")
+		return err == nil && st.Reclaiming != nil && st.Reclaiming.Done
+	})
+	must2(t)(cl.Purge(ctx, "m", ""))
+	if st, err := cl.Status(ctx, "m"); err != nil || len(st.Tenants) != 2 || st.Tenants[1].Purged != 0 {
+		t.Errorf("a purge of the model keeps %+v, %v", st.Tenants, err)
+	}
+	for name, err := range map[string]error{
+		"both":       second(cl.Add(ctx, "m", RegisterRequest{Declared: "x", Weights: acme.String(), Layout: acme.String()})),
+		"no layout":  second(cl.Add(ctx, "m", RegisterRequest{Declared: "x"})),
+		"keep alone": second(cl.Add(ctx, "m", RegisterRequest{Declared: "x", Layout: acme.String(), Keep: true})),
+	} {
+		if e, ok := errors.AsType[*APIError](err); !ok || e.Status != http.StatusBadRequest {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	call("POST", "/v1/models/m/repair", "", 400)
+	if err := srv.Set(recordPrefix+"broken", `{"v":9,"gen":41,"variants":{}}`); err != nil {
+		t.Fatal(err)
+	}
+	if res := must2(t)(cl.Repair(ctx, "broken")); res.Gen != 42 {
+		t.Errorf("repaired as generation %d", res.Gen)
+	}
+	history, err := cl.History(ctx, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var what []string
+	for _, h := range slices.Backward(history) {
+		what = append(what, h.What)
+		if h.Who != "a test" && h.What != "purge-tenant" || h.Via != c.opt.Owner || h.Gen == 0 || h.At == 0 {
+			t.Errorf("%+v", h)
+		}
+	}
+	if got, want := strings.Join(what, " "), "register activate purge-tenant purge-tenant purge drain revoke activate purge"; got != want {
+		t.Errorf("history: %s\nwant:    %s", got, want)
+	}
+	for path, item := range document(t).Paths.Map() {
+		for method, op := range item.Operations() {
+			if !ch.seen[op.OperationID] {
+				t.Errorf("%s %s was not called", method, path)
+			}
+		}
+	}
+}
