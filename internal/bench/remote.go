@@ -1,0 +1,167 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kvtier/kvtier/store/redisstore"
+)
+
+// RemoteOptions say what Remote measures. Zero means the default.
+type RemoteOptions struct {
+	ValueBytes  []int         // payload of a block; default 2 MiB
+	Connections []int         // of ours and of raw; default 2
+	DataBytes   int64         // values on the server at any time, at most; default 256 MiB
+	Duration    time.Duration // of each pair of value size and connections; default 15 s
+	Seed        string        // part of the keys; the caller makes it unique
+	Step        func()        // called after each slice
+}
+
+func (o RemoteOptions) withDefaults() RemoteOptions {
+	if len(o.ValueBytes) == 0 {
+		o.ValueBytes = []int{2 << 20}
+	}
+	if len(o.Connections) == 0 {
+		o.Connections = []int{2}
+	}
+	if o.DataBytes == 0 {
+		o.DataBytes = 256 << 20
+	}
+	if o.Duration == 0 {
+		o.Duration = 15 * time.Second
+	}
+	if o.Step == nil {
+		o.Step = func() {}
+	}
+	return o
+}
+
+// methods is how many are measured for each pair of value size and connections: three ways to get, two to put.
+const remoteMethods = 5
+
+func (o RemoteOptions) plan() Plan { return PlanFor(o.Duration, remoteMethods) }
+
+// Slices is how often Step will be called.
+func (o RemoteOptions) Slices() int {
+	o = o.withDefaults()
+	return len(o.ValueBytes) * len(o.Connections) * (remoteMethods*o.plan().Rounds + 1)
+}
+
+// RemoteRow compares one operation with the raw ceiling: hand-written RESP over the same kind of connections, two requests in flight on
+// each, into reused buffers. Figures are medians of rounds that take turns. JSON names are stable.
+type RemoteRow struct {
+	Op             string  `json:"op"` // get: bytes as stored; get_verified: header and checksum checked; put: sealed, then stored
+	ValueBytes     int     `json:"value_bytes"`
+	Connections    int     `json:"connections"`
+	GBps           float64 `json:"gbps"`
+	GBpsMin        float64 `json:"gbps_min"`
+	GBpsMax        float64 `json:"gbps_max"`
+	RawGBps        float64 `json:"raw_gbps"`
+	RawGBpsMin     float64 `json:"raw_gbps_min"`
+	RawGBpsMax     float64 `json:"raw_gbps_max"`
+	Ratio          float64 `json:"ratio"`
+	RatioMin       float64 `json:"ratio_min"`
+	RatioMax       float64 `json:"ratio_max"`
+	AllocsPerOp    float64 `json:"allocs_per_op"` // an operation is one part of at most 4 MiB
+	AllocBytes     float64 `json:"alloc_bytes_per_op"`
+	CPUSecondsGB   float64 `json:"client_cpu_s_per_gb"`
+	RawCPUSecondGB float64 `json:"raw_client_cpu_s_per_gb"`
+	Parts          int     `json:"parts"` // of a value
+	Rounds         int     `json:"rounds"`
+}
+
+// ProbeResult is one longest-prefix probe, next to the same EXISTS commands in one hand-written pipeline. JSON names are stable.
+type ProbeResult struct {
+	Blocks int     `json:"blocks"`
+	Ms     float64 `json:"ms"`
+	RawMs  float64 `json:"raw_ms"`
+	Ratio  float64 `json:"ratio"` // of times: above 1 is slower than raw
+}
+
+// RemoteReport is the result of Remote. JSON names are stable.
+type RemoteReport struct {
+	Server Server      `json:"server"`
+	Remote []RemoteRow `json:"remote"`
+	Probe  ProbeResult `json:"probe"`
+}
+
+// Remote measures redisstore against url and the raw ceiling in the same rounds. What it writes has a TTL and is deleted at the end, also
+// when ctx ends early. Errors that the caller can mend: ErrOneServer, ErrNoRoom, ErrValueBytes.
+func Remote(ctx context.Context, url string, o RemoteOptions) (RemoteReport, error) {
+	o = o.withDefaults()
+	for _, v := range o.ValueBytes {
+		if _, err := LayoutOf(v); err != nil {
+			return RemoteReport{}, err
+		}
+	}
+	server, err := OpenServer(ctx, url)
+	if err != nil {
+		return RemoteReport{}, err
+	}
+	report := RemoteReport{Server: *server, Remote: []RemoteRow{}}
+	if err := server.room(o.DataBytes); err != nil {
+		return report, err
+	}
+	for _, conns := range o.Connections {
+		for _, v := range o.ValueBytes {
+			rows, err := o.pair(ctx, server, url, v, conns)
+			if err != nil {
+				return report, err
+			}
+			report.Remote = append(report.Remote, rows...)
+		}
+	}
+	report.Probe, err = probe(ctx, server, url, o)
+	return report, err
+}
+
+// pair measures one value size over a number of connections. Gets and puts are separate rounds on the same keys: a put beside a get would
+// change what the get finds.
+func (o RemoteOptions) pair(ctx context.Context, server *Server, url string, valueBytes, conns int) (_ []RemoteRow, err error) {
+	st, err := redisstore.Open(redisstore.Options{URL: url, PoolSize: conns, Role: "bench", Timeout: 10 * time.Second, PoolTimeout: 10 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	rawCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	raw, err := server.raw(rawCtx, conns)
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTraffic(st, raw, conns, valueBytes, o.DataBytes, fmt.Sprintf("%s%s:%d:%d:", KeyPrefix, o.Seed, valueBytes, conns))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.remove(ctx)) }()
+	if err := t.load(ctx); err != nil {
+		return nil, err
+	}
+	o.Step()
+	plan := o.plan()
+	gets, err := Rounds(ctx, plan, []Method{{"raw get", t.rawGet}, {"get", t.get}, {"get_verified", t.getVerified}}, o.Step)
+	if err != nil {
+		return nil, err
+	}
+	puts, err := Rounds(ctx, plan, []Method{{"raw put", t.rawPut}, {"put", t.put}}, o.Step)
+	if err != nil {
+		return nil, err
+	}
+	var rows []RemoteRow
+	for _, x := range []struct{ ours, raw Series }{{gets[1], gets[0]}, {gets[2], gets[0]}, {puts[1], puts[0]}} {
+		rate, ceiling, ratio := x.ours.Of(Sample.GBps), x.raw.Of(Sample.GBps), x.ours.Ratio(x.raw)
+		rows = append(rows, RemoteRow{
+			Op: x.ours.Name, ValueBytes: valueBytes, Connections: conns, Parts: t.parts, Rounds: plan.Rounds,
+			GBps: rate.Median, GBpsMin: rate.Min, GBpsMax: rate.Max,
+			RawGBps: ceiling.Median, RawGBpsMin: ceiling.Min, RawGBpsMax: ceiling.Max,
+			Ratio: ratio.Median, RatioMin: ratio.Min, RatioMax: ratio.Max,
+			AllocsPerOp:    x.ours.Of(Sample.AllocsPerOp).Median,
+			AllocBytes:     x.ours.Of(Sample.AllocBytesPerOp).Median,
+			CPUSecondsGB:   x.ours.Of(Sample.CPUSecondsPerGB).Median,
+			RawCPUSecondGB: x.raw.Of(Sample.CPUSecondsPerGB).Median,
+		})
+	}
+	return rows, nil
+}
