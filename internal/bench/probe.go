@@ -15,8 +15,8 @@ import (
 const probeBlocks = 2048
 
 // probe measures store.Lead over keys as long as real ones, all present: the longest answer.
-func probe(ctx context.Context, server *Server, url string, o RemoteOptions) (_ ProbeResult, err error) {
-	st, err := redisstore.Open(redisstore.Options{URL: url, Role: "bench"})
+func probe(ctx context.Context, server *Server, o RemoteOptions) (_ ProbeResult, err error) {
+	st, err := redisstore.Open(redisstore.Options{URL: server.url, Role: "bench"})
 	if err != nil {
 		return ProbeResult{}, err
 	}

@@ -3,10 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"github.com/kvtier/kvtier/store/redisstore"
 )
 
 // RemoteOptions say what Remote measures. Zero means the default.
@@ -101,51 +98,37 @@ func Remote(ctx context.Context, url string, o RemoteOptions) (RemoteReport, err
 		return RemoteReport{}, err
 	}
 	report := RemoteReport{Server: *server, Remote: []RemoteRow{}}
-	if err := server.room(o.DataBytes); err != nil {
+	if err := server.Room(o.DataBytes); err != nil {
 		return report, err
 	}
 	for _, conns := range o.Connections {
 		for _, v := range o.ValueBytes {
-			rows, err := o.pair(ctx, server, url, v, conns)
+			rows, err := o.pair(ctx, server, v, conns)
 			if err != nil {
 				return report, err
 			}
 			report.Remote = append(report.Remote, rows...)
 		}
 	}
-	report.Probe, err = probe(ctx, server, url, o)
+	report.Probe, err = probe(ctx, server, o)
 	return report, err
 }
 
 // pair measures one value size over a number of connections. Gets and puts are separate rounds on the same keys: a put beside a get would
 // change what the get finds.
-func (o RemoteOptions) pair(ctx context.Context, server *Server, url string, valueBytes, conns int) (_ []RemoteRow, err error) {
-	st, err := redisstore.Open(redisstore.Options{URL: url, PoolSize: conns, Role: "bench", Timeout: 10 * time.Second, PoolTimeout: 10 * time.Second})
+func (o RemoteOptions) pair(ctx context.Context, server *Server, valueBytes, conns int) (_ []RemoteRow, err error) {
+	t, err := OpenTraffic(ctx, server, conns, valueBytes, o.DataBytes, o.Seed)
 	if err != nil {
 		return nil, err
 	}
-	defer st.Close()
-	rawCtx, stop := context.WithCancel(ctx)
-	defer stop()
-	raw, err := server.raw(rawCtx, conns)
-	if err != nil {
-		return nil, err
-	}
-	t, err := newTraffic(st, raw, conns, valueBytes, o.DataBytes, fmt.Sprintf("%s%s:%d:%d:", KeyPrefix, o.Seed, valueBytes, conns))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, t.remove(ctx)) }()
-	if err := t.load(ctx); err != nil {
-		return nil, err
-	}
+	defer func() { err = errors.Join(err, t.Close(ctx)) }()
 	o.Step()
 	plan := o.plan()
-	gets, err := Rounds(ctx, plan, []Method{{"raw get", t.rawGet}, {"get", t.get}, {"get_verified", t.getVerified}}, o.Step)
+	gets, err := Rounds(ctx, plan, t.Gets(), o.Step)
 	if err != nil {
 		return nil, err
 	}
-	puts, err := Rounds(ctx, plan, []Method{{"raw put", t.rawPut}, {"put", t.put}}, o.Step)
+	puts, err := Rounds(ctx, plan, t.Puts(), o.Step)
 	if err != nil {
 		return nil, err
 	}

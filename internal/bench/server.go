@@ -33,7 +33,8 @@ type Server struct {
 	Used      int64    `json:"used_memory_bytes"`
 	Warnings  []string `json:"warnings"`
 
-	at redisstore.Options
+	url string
+	at  redisstore.Options
 }
 
 // OpenServer connects to url, asks what it is, and refuses one that holds only part of the keys.
@@ -45,7 +46,7 @@ func OpenServer(ctx context.Context, url string) (*Server, error) {
 	if at.Mode != redisstore.Single {
 		return nil, ErrOneServer
 	}
-	s := &Server{at: at}
+	s := &Server{url: url, at: at}
 	st, err := redisstore.OpenURL(url)
 	if err != nil {
 		return nil, err
@@ -100,8 +101,8 @@ func (s *Server) inspect(c *rawredis.Conn) error {
 	return nil
 }
 
-// room refuses to write bytes that would make the server evict or fail.
-func (s *Server) room(bytes int64) error {
+// Room refuses to write bytes that would make the server evict or fail.
+func (s *Server) Room(bytes int64) error {
 	if s.MaxMemory > 0 && s.Used > 0 && s.Used+bytes+bytes/8 > s.MaxMemory {
 		return fmt.Errorf("%w: maxmemory is %d MiB, %d MiB are in use, and the values need %d MiB: lower --data-bytes or raise maxmemory",
 			ErrNoRoom, s.MaxMemory>>20, s.Used>>20, (bytes+bytes/8)>>20)

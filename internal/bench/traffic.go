@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/internal/rawredis"
 	"github.com/kvtier/kvtier/store"
+	"github.com/kvtier/kvtier/store/redisstore"
 )
 
 const (
@@ -26,10 +28,11 @@ const (
 	putCallers = 2
 )
 
-// traffic is the same work done raw and through the store: the same keys, the same values, the same buffers.
-type traffic struct {
+// Traffic is the same work done raw and through the store: the same keys, the same values, the same buffers.
+type Traffic struct {
 	st     store.Store
 	raw    *rawredis.Client
+	close  func()
 	conns  int
 	format *codec.Format
 	parts  int // of a value
@@ -44,7 +47,40 @@ type traffic struct {
 	nextMu sync.Mutex
 }
 
-func newTraffic(st store.Store, raw *rawredis.Client, conns, valueBytes int, dataBytes int64, prefix string) (*traffic, error) {
+// OpenTraffic connects to server and stores up to dataBytes of sealed values there. Close deletes them.
+func OpenTraffic(ctx context.Context, server *Server, conns, valueBytes int, dataBytes int64, seed string) (*Traffic, error) {
+	t, err := newTraffic(conns, valueBytes, dataBytes, fmt.Sprintf("%s%s:%d:%d:", KeyPrefix, seed, valueBytes, conns))
+	if err != nil {
+		return nil, err
+	}
+	st, err := redisstore.Open(redisstore.Options{URL: server.url, PoolSize: conns, Role: "bench", Timeout: 10 * time.Second, PoolTimeout: 10 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	rawCtx, stop := context.WithCancel(ctx)
+	t.st, t.close = st, func() { stop(); _ = st.Close() }
+	if t.raw, err = server.raw(rawCtx, conns); err != nil {
+		t.close()
+		return nil, err
+	}
+	for range t.ops / t.batch { // a put that does not work shows here, before anything is measured
+		if err := t.putBatch(ctx, 0); err != nil {
+			return nil, errors.Join(err, t.Close(ctx))
+		}
+	}
+	return t, nil
+}
+
+// Gets are the ways to read the values: the raw ceiling, the store, and the store with every value verified. They come before Puts: what
+// the raw put leaves is not sealed.
+func (t *Traffic) Gets() []Method {
+	return []Method{{"raw get", t.rawGet}, {"get", t.get}, {"get_verified", t.getVerified}}
+}
+
+// Puts are the ways to write them: the raw ceiling, and sealed through the store.
+func (t *Traffic) Puts() []Method { return []Method{{"raw put", t.rawPut}, {"put", t.put}} }
+
+func newTraffic(conns, valueBytes int, dataBytes int64, prefix string) (*Traffic, error) {
 	l, err := LayoutOf(valueBytes)
 	if err != nil {
 		return nil, err
@@ -53,7 +89,7 @@ func newTraffic(st store.Store, raw *rawredis.Client, conns, valueBytes int, dat
 	if err != nil {
 		return nil, err
 	}
-	t := &traffic{st: st, raw: raw, conns: conns, format: f, parts: l.PartCount()}
+	t := &Traffic{conns: conns, format: f, parts: l.PartCount()}
 	perBatch := min(64, max(1, batchBytes/valueBytes))
 	for perBatch > 1 && int64(perBatch*valueBytes) > dataBytes {
 		perBatch /= 2
@@ -82,18 +118,8 @@ func newTraffic(st store.Store, raw *rawredis.Client, conns, valueBytes int, dat
 	return t, nil
 }
 
-// load stores every value, sealed, and thereby shows that a put works before anything is measured.
-func (t *traffic) load(ctx context.Context) error {
-	for range t.ops / t.batch {
-		if err := t.putBatch(ctx, 0); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // take returns where the next batch begins.
-func (t *traffic) take() int {
+func (t *Traffic) take() int {
 	t.nextMu.Lock()
 	defer t.nextMu.Unlock()
 	from := t.next
@@ -102,23 +128,23 @@ func (t *traffic) take() int {
 }
 
 // work is what n batches are.
-func (t *traffic) work(n int) Work {
+func (t *Traffic) work(n int) Work {
 	l := t.format.Layout()
 	return Work{Bytes: int64(n*t.batch/t.parts) * int64(l.BlockBytes()), Ops: int64(n * t.batch)}
 }
 
-func (t *traffic) rawGet(context.Context) (Work, error) {
+func (t *Traffic) rawGet(context.Context) (Work, error) {
 	from := t.take()
 	_, err := t.raw.Get(t.keys[from:from+t.batch], t.bufs, rawInFlight*t.conns)
 	return t.work(1), err
 }
 
-func (t *traffic) rawPut(context.Context) (Work, error) {
+func (t *Traffic) rawPut(context.Context) (Work, error) {
 	from := t.take()
 	return t.work(1), t.raw.Put(t.keys[from:from+t.batch], t.frames[0], keyTTL, rawInFlight*t.conns)
 }
 
-func (t *traffic) get(ctx context.Context) (Work, error) {
+func (t *Traffic) get(ctx context.Context) (Work, error) {
 	from := t.take()
 	for _, err := range t.st.Get(ctx, t.keys[from:from+t.batch], t.bufs) {
 		if err != nil {
@@ -129,7 +155,7 @@ func (t *traffic) get(ctx context.Context) (Work, error) {
 }
 
 // getVerified checks each value as it arrives, while the next one is on its way.
-func (t *traffic) getVerified(ctx context.Context) (Work, error) {
+func (t *Traffic) getVerified(ctx context.Context) (Work, error) {
 	from, i := t.take(), 0
 	for n, err := range t.st.Get(ctx, t.keys[from:from+t.batch], t.bufs) {
 		if err != nil {
@@ -144,7 +170,7 @@ func (t *traffic) getVerified(ctx context.Context) (Work, error) {
 }
 
 // put stores a batch per caller, all at once.
-func (t *traffic) put(ctx context.Context) (Work, error) {
+func (t *Traffic) put(ctx context.Context) (Work, error) {
 	errs := make([]error, putCallers)
 	var wg sync.WaitGroup
 	for c := range putCallers {
@@ -159,7 +185,7 @@ func (t *traffic) put(ctx context.Context) (Work, error) {
 	return t.work(putCallers), nil
 }
 
-func (t *traffic) putBatch(ctx context.Context, caller int) error {
+func (t *Traffic) putBatch(ctx context.Context, caller int) error {
 	from := t.take()
 	items := t.items[caller]
 	for i, frame := range t.frames[caller] {
@@ -171,8 +197,9 @@ func (t *traffic) putBatch(ctx context.Context, caller int) error {
 	return t.st.Put(ctx, items, keyTTL)
 }
 
-// remove deletes the keys although ctx may have ended.
-func (t *traffic) remove(ctx context.Context) error {
+// Close deletes the values, although ctx may have ended, and disconnects.
+func (t *Traffic) Close(ctx context.Context) error {
+	defer t.close()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	_, err := t.st.Delete(ctx, t.keys)
