@@ -8,8 +8,8 @@ import (
 	"github.com/kvtier/kvtier/block"
 )
 
-// fillRandom makes p incompressible, the same for the same seed.
-func fillRandom(p []byte, seed uint64) {
+// FillRandom makes p incompressible, the same for the same seed.
+func FillRandom(p []byte, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	for len(p) >= 8 {
 		binary.LittleEndian.PutUint64(p, r.Uint64())

@@ -22,10 +22,10 @@ const (
 	keyTTL = 10 * time.Minute
 	// rawInFlight is how many requests the raw ceiling keeps on each connection: more add nothing to values of 1 MiB and above.
 	rawInFlight = 2
-	// batchBytes is what one call asks for: 256 tokens of an 8B model.
-	batchBytes = 32 << 20
-	// putCallers seal one batch while another is on the wire, as requests and the spill queue do.
-	putCallers = 2
+	// batchBytes is what one call asks for: 512 tokens of an 8B model.
+	batchBytes = 64 << 20
+	// putBytes is what one put carries: as much as the spill queue hands over at once.
+	putBytes = 16 << 20
 )
 
 // Traffic is the same work done raw and through the store: the same keys, the same values, the same buffers.
@@ -40,9 +40,12 @@ type Traffic struct {
 	ops    int // parts altogether, a multiple of batch
 	keys   []string
 	heads  []codec.Header
-	bufs   [][]byte             // one batch of destinations
-	frames [putCallers][][]byte // one batch of values each
-	items  [putCallers][]store.Item
+	bufs   [][]byte // one batch of destinations
+	frames [][]byte // one batch of values, and two chunks of them at least
+	items  []store.Item
+	chunk  int // parts of one put
+	sealed int // where the chunk begins that is sealed already, in turn 0 and chunk; -1: none yet
+	first  int // its first key
 	next   int // batch to work on
 	nextMu sync.Mutex
 }
@@ -63,8 +66,9 @@ func OpenTraffic(ctx context.Context, server *Server, conns, valueBytes int, dat
 		t.close()
 		return nil, err
 	}
-	for range t.ops / t.batch { // a put that does not work shows here, before anything is measured
-		if err := t.putBatch(ctx, 0); err != nil {
+	for from := 0; from < t.ops; from += t.chunk { // a put that does not work shows here, before anything is measured
+		n := min(t.chunk, t.ops-from)
+		if err := errors.Join(t.seal(0, from, n), t.st.Put(ctx, t.items[:n], keyTTL)); err != nil {
 			return nil, errors.Join(err, t.Close(ctx))
 		}
 	}
@@ -103,45 +107,42 @@ func newTraffic(conns, valueBytes int, dataBytes int64, prefix string) (*Traffic
 		t.heads = append(t.heads, h)
 		t.keys = append(t.keys, fmt.Sprintf("%s%d", prefix, i))
 	}
-	for c := range t.items {
-		t.items[c] = make([]store.Item, t.batch)
-	}
-	for i := range t.batch {
+	t.chunk = max(1, min(t.batch/2, putBytes/f.FrameBytes(l.Part(0))))
+	t.items, t.sealed = make([]store.Item, 2*t.chunk), -1
+	for i := range max(t.batch, 2*t.chunk) {
 		p := l.Part(i % t.parts)
-		t.bufs = append(t.bufs, make([]byte, f.FrameBytes(p)+store.Spare))
-		for c := range t.frames {
-			frame := make([]byte, f.FrameBytes(p))
-			fillRandom(f.Payload(frame), uint64(c*t.batch+i))
-			t.frames[c] = append(t.frames[c], frame)
+		if i < t.batch {
+			t.bufs = append(t.bufs, make([]byte, f.FrameBytes(p)+store.Spare))
 		}
+		frame := make([]byte, f.FrameBytes(p))
+		FillRandom(f.Payload(frame), uint64(i))
+		t.frames = append(t.frames, frame)
 	}
 	return t, nil
 }
 
 // take returns where the next batch begins.
 func (t *Traffic) take() int {
-	t.nextMu.Lock()
-	defer t.nextMu.Unlock()
 	from := t.next
 	t.next = (t.next + t.batch) % t.ops
 	return from
 }
 
-// work is what n batches are.
-func (t *Traffic) work(n int) Work {
+// work is what a batch is.
+func (t *Traffic) work() Work {
 	l := t.format.Layout()
-	return Work{Bytes: int64(n*t.batch/t.parts) * int64(l.BlockBytes()), Ops: int64(n * t.batch)}
+	return Work{Bytes: int64(t.batch/t.parts) * int64(l.BlockBytes()), Ops: int64(t.batch)}
 }
 
 func (t *Traffic) rawGet(context.Context) (Work, error) {
 	from := t.take()
 	_, err := t.raw.Get(t.keys[from:from+t.batch], t.bufs, rawInFlight*t.conns)
-	return t.work(1), err
+	return t.work(), err
 }
 
 func (t *Traffic) rawPut(context.Context) (Work, error) {
 	from := t.take()
-	return t.work(1), t.raw.Put(t.keys[from:from+t.batch], t.frames[0], keyTTL, rawInFlight*t.conns)
+	return t.work(), t.raw.Put(t.keys[from:from+t.batch], t.frames[:t.batch], keyTTL, rawInFlight*t.conns)
 }
 
 func (t *Traffic) get(ctx context.Context) (Work, error) {
@@ -151,7 +152,7 @@ func (t *Traffic) get(ctx context.Context) (Work, error) {
 			return Work{}, err
 		}
 	}
-	return t.work(1), nil
+	return t.work(), nil
 }
 
 // getVerified checks each value as it arrives, while the next one is on its way.
@@ -166,35 +167,40 @@ func (t *Traffic) getVerified(ctx context.Context) (Work, error) {
 		}
 		i++
 	}
-	return t.work(1), nil
+	return t.work(), nil
 }
 
-// put stores a batch per caller, all at once.
+// put stores a chunk while the next one is sealed, as the spill queue stores what requests have sealed: one of each in every call.
 func (t *Traffic) put(ctx context.Context) (Work, error) {
-	errs := make([]error, putCallers)
-	var wg sync.WaitGroup
-	for c := range putCallers {
-		wg.Go(func() { errs[c] = t.putBatch(ctx, c) })
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
+	if t.sealed < 0 {
+		t.sealed = 0
+		if err := t.seal(0, t.first, t.chunk); err != nil {
 			return Work{}, err
 		}
 	}
-	return t.work(putCallers), nil
+	now, first := t.sealed, (t.first+t.chunk)%t.ops
+	if first+t.chunk > t.ops {
+		first = 0
+	}
+	var sealErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { sealErr = t.seal(t.chunk-now, first, t.chunk) })
+	err := t.st.Put(ctx, t.items[now:now+t.chunk], keyTTL)
+	wg.Wait()
+	t.sealed, t.first = t.chunk-now, first
+	l := t.format.Layout()
+	return Work{Bytes: int64(t.chunk) * int64(l.BlockBytes()) / int64(t.parts), Ops: int64(t.chunk)}, errors.Join(err, sealErr)
 }
 
-func (t *Traffic) putBatch(ctx context.Context, caller int) error {
-	from := t.take()
-	items := t.items[caller]
-	for i, frame := range t.frames[caller] {
-		if err := t.format.Seal(frame, t.heads[from+i]); err != nil {
+// seal completes n frames from the at-th on as values of n keys from the first on.
+func (t *Traffic) seal(at, first, n int) error {
+	for i := range n {
+		if err := t.format.Seal(t.frames[at+i], t.heads[first+i]); err != nil {
 			return err
 		}
-		items[i] = store.Item{Key: t.keys[from+i], Value: frame}
+		t.items[at+i] = store.Item{Key: t.keys[first+i], Value: t.frames[at+i]}
 	}
-	return t.st.Put(ctx, items, keyTTL)
+	return nil
 }
 
 // Close deletes the values, although ctx may have ended, and disconnects.
