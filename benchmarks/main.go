@@ -173,21 +173,20 @@ func (o *options) measureRemote(ctx context.Context, r *report, want map[string]
 			puts = append(puts, run.puts(c))
 		}
 	}
-	gets[0].Name, gets[1].Name, gets[2].Name = "raw RESP, 2 in flight per connection", "kvtier, not verified", "kvtier, header and checksum verified"
-	puts[0].Name, puts[1].Name = "raw RESP, 2 in flight per connection", "kvtier, sealed with header and checksum"
+	gets[2].Name, gets[3].Name, puts[2].Name = "kvtier, not verified", "kvtier, header and checksum verified", "kvtier, sealed with header and checksum"
 	if want["get"] {
 		series, err := o.rounds(ctx, r, gets, "get", stderr)
 		if err != nil {
 			return err
 		}
-		r.Get = rows(series, library, 0, 2)
+		r.Get = rows(series, library, 3)
 	}
 	if want["put"] {
 		series, err := o.rounds(ctx, r, puts, "put", stderr)
 		if err != nil {
 			return err
 		}
-		r.Put = rows(series, library, 0, 1)
+		r.Put = rows(series, library, 2)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func TestBenchNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s; want %d and a message that mentions %q", name, code, stderr, exitUsage, c.want)
 		}
 	}
-	if code, _, stderr := kvtier(t, "bench", "remote", "--redis", "redis://127.0.0.1:1"); code != exitFailed {
+	if code, _, stderr := kvtier(t, "bench", "remote", "--redis", "redis://127.0.0.1:1"); code != exitFailed || !strings.Contains(stderr, "is it running") {
 		t.Errorf("server that is down: exit code %d, %s; want %d", code, stderr, exitFailed)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // Machine is where figures come from. JSON names are stable.
 type Machine struct {
 	CPU     string `json:"cpu"`
-	CPUs    int    `json:"cpus"`    // of the machine
+	CPUs    int    `json:"cpus"`    // of the machine, where it tells; else those this process may run on
 	Threads int    `json:"threads"` // that this process may use: GOMAXPROCS
 	OS      string `json:"os"`
 	Go      string `json:"go"`
@@ -22,12 +22,17 @@ type Machine struct {
 func ThisMachine() Machine {
 	m := Machine{CPUs: runtime.NumCPU(), Threads: runtime.GOMAXPROCS(0), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version()}
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		cpus := 0
 		for line := range strings.Lines(string(text)) {
-			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			k, v, _ := strings.Cut(line, ":")
+			switch strings.TrimSpace(k) {
+			case "processor":
+				cpus++
+			case "model name":
 				m.CPU = strings.TrimSpace(v)
-				break
 			}
 		}
+		m.CPUs = max(m.CPUs, cpus) // runtime.NumCPU counts those that taskset left to this process
 	}
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		if f := strings.Fields(string(text)); len(f) >= 3 {
