@@ -9,6 +9,7 @@
 #   OUT        directory of the results                      (benchmarks/results)
 #   SERVER     redis-server or valkey-server to start        (the first on PATH)
 #   CONNS      connections of the comparison                 (2)
+#   PASTE      1: put the tables into docs/PERFORMANCE.md    (0)
 #
 # Run as root it works in a network namespace of its own, with congestion control reno and the kernel's usual small socket
 # buffers: the machine's settings and other traffic do not matter then. Where there are two CPUs or more and taskset, the server
@@ -72,11 +73,11 @@ start() { # start pinned|anywhere
 
 md=$OUT/results.md
 {
-  echo "# Measured $(date -u +%F), $("$SERVER" --version | cut -c1-60)"
+  echo "## Measured $(date -u +%F), $("$SERVER" --version | cut -c1-60)"
   echo
   echo "\`$(uname -srm)\`, $note. Load before: $(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown)."
 } >"$md"
-section() { printf '\n## %s\n\n' "$1" >>"$md"; echo "== $1" >&2; }
+section() { printf '\n### %s\n\n' "$1" >>"$md"; echo "== $1" >&2; }
 
 start pinned
 section "kvtier next to the raw ceiling, server and client on a core each"
@@ -96,4 +97,12 @@ stop
 section "Without a server"
 "$TMP_DIR/kvtier" bench all --duration "$PAIR" --json >"$OUT/kvtier-local.json"
 "$TMP_DIR/rivals" --render "$OUT/kvtier-local.json" | tee -a "$md"
+doc=../docs/PERFORMANCE.md
+if [ "${PASTE:-0}" = 1 ]; then # between the two markers
+  awk -v results="$md" '
+    /^<!-- results: end/ { skip = 0 }
+    !skip { print }
+    /^<!-- results: begin/ { skip = 1; while ((getline line < results) > 0) print line }' $doc >"$TMP_DIR/doc"
+  cat "$TMP_DIR/doc" >$doc
+fi
 echo "results: $md and $OUT/*.json" >&2
