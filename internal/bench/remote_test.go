@@ -111,3 +111,21 @@ func TestRemoteRefuses(t *testing.T) {
 		t.Errorf("with the password: %v", err)
 	}
 }
+
+func TestRoomLeavesOthersValuesAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		max, used int64
+		fits      bool
+	}{
+		"unbounded":       {0, 1 << 30, true},
+		"unknown":         {-1, 0, true},
+		"enough":          {1 << 30, 100 << 20, true},
+		"full of others'": {1 << 30, 900 << 20, false},
+		"just the bytes":  {300 << 20, 1 << 20, false},
+	} {
+		s := bench.Server{MaxMemory: c.max, Used: c.used}
+		if err := s.Room(256 << 20); (err == nil) != c.fits || err != nil && !errors.Is(err, bench.ErrNoRoom) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -101,11 +101,12 @@ func (s *Server) inspect(c *rawredis.Conn) error {
 	return nil
 }
 
-// Room refuses to write bytes that would make the server evict or fail.
+// Room refuses to write bytes that would make the server evict or fail. Half as much again is left for what the allocator adds: jemalloc keeps a value
+// of 2 MiB and a header in 2.5 MiB.
 func (s *Server) Room(bytes int64) error {
-	if s.MaxMemory > 0 && s.Used > 0 && s.Used+bytes+bytes/8 > s.MaxMemory {
+	if s.MaxMemory > 0 && s.Used > 0 && s.Used+bytes+bytes/2 > s.MaxMemory {
 		return fmt.Errorf("%w: maxmemory is %d MiB, %d MiB are in use, and the values need %d MiB: lower --data-bytes or raise maxmemory",
-			ErrNoRoom, s.MaxMemory>>20, s.Used>>20, (bytes+bytes/8)>>20)
+			ErrNoRoom, s.MaxMemory>>20, s.Used>>20, (bytes+bytes/2)>>20)
 	}
 	return nil
 }
