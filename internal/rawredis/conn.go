@@ -20,6 +20,7 @@ type Conn struct {
 	out []byte
 	vec net.Buffers
 	arr [3][]byte
+	num []byte
 }
 
 // Dial connects to a server without login: network is tcp or unix.

@@ -1,0 +1,121 @@
+package bench
+
+import (
+	"context"
+	"time"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
+)
+
+// CodecResult is one way to encode a stored value, on one core. Rates count the payload as the engine sees it; a ratio of 2 is half the
+// bytes. JSON names are stable.
+type CodecResult struct {
+	Name       string  `json:"name"`
+	Ratio      float64 `json:"ratio"`
+	EncodeGBps float64 `json:"encode_gbps"`
+	DecodeGBps float64 `json:"decode_gbps"`
+	Lossless   bool    `json:"lossless"`
+	// EncodeToMemcpy and DecodeToMemcpy compare with copying the payload once, round by round.
+	EncodeToMemcpy float64 `json:"encode_to_memcpy"`
+	DecodeToMemcpy float64 `json:"decode_to_memcpy"`
+	AllocsPerOp    float64 `json:"allocs_per_op"` // of encode and decode together
+}
+
+// encoding is what the benchmark needs of a codec: frames of blocks, made and read in turn.
+type encoding struct {
+	name     string
+	lossless bool
+	encode   func(i int) (stored int, err error)
+	decode   func(i int) error
+}
+
+// codecBlocks is how many blocks of 2 MiB take turns: more than the processor's caches hold, as in use.
+const codecBlocks = 24
+
+// Codec measures every codec that this build can write, on synthetic bf16 K/V, for about d.
+func Codec(ctx context.Context, d time.Duration, step func()) ([]CodecResult, error) {
+	l := block.Layout{DType: block.BF16, Order: block.OrderLKTHD, Layers: 32, KVHeads: 8, HeadDim: 128, BlockTokens: 16, TPSize: 1,
+		RopeBase: 500000, RopeScale: 1, Numerics: "kvtier-bench/1"}
+	src := make([][]byte, codecBlocks)
+	for i := range src {
+		src[i] = make([]byte, l.BlockBytes())
+		if i < 2 { // two distributions are enough; the rest are copies at other addresses
+			fillKV(src[i], l, uint64(i))
+		} else {
+			copy(src[i], src[i%2])
+		}
+	}
+	raw, err := rawEncoding(l, src)
+	if err != nil {
+		return nil, err
+	}
+	encodings := []encoding{raw}
+
+	dst := make([]byte, l.BlockBytes())
+	at := 0
+	methods := []Method{{"memcpy", func(context.Context) (Work, error) {
+		at = (at + 1) % len(src)
+		return Work{Bytes: int64(copy(dst, src[at])), Ops: 1}, nil
+	}}}
+	results := make([]CodecResult, len(encodings))
+	for i, e := range encodings {
+		results[i] = CodecResult{Name: e.name, Lossless: e.lossless}
+		var stored int64
+		for j := range src { // so that everything can be decoded from the start
+			n, err := e.encode(j)
+			if err != nil {
+				return nil, err
+			}
+			stored += int64(n)
+		}
+		results[i].Ratio = float64(len(src)*l.BlockBytes()) / float64(stored)
+		turn := func(do func(int) error) func(context.Context) (Work, error) {
+			next := 0
+			return func(context.Context) (Work, error) {
+				next = (next + 1) % len(src)
+				return Work{Bytes: int64(l.BlockBytes()), Ops: 1}, do(next)
+			}
+		}
+		methods = append(methods,
+			Method{e.name + " encode", turn(func(j int) error { _, err := e.encode(j); return err })},
+			Method{e.name + " decode", turn(e.decode)})
+	}
+	series, err := Rounds(ctx, PlanFor(d, len(methods)), methods, step)
+	if err != nil {
+		return nil, err
+	}
+	for i := range results {
+		enc, dec := series[1+2*i], series[2+2*i]
+		r := &results[i]
+		r.EncodeGBps, r.DecodeGBps = enc.Of(Sample.GBps).Median, dec.Of(Sample.GBps).Median
+		r.EncodeToMemcpy, r.DecodeToMemcpy = enc.Ratio(series[0]).Median, dec.Ratio(series[0]).Median
+		r.AllocsPerOp = enc.Of(Sample.AllocsPerOp).Median + dec.Of(Sample.AllocsPerOp).Median
+	}
+	return results, nil
+}
+
+// rawEncoding is the default: the payload as it is, behind a header, with checksums.
+func rawEncoding(l block.Layout, src [][]byte) (encoding, error) {
+	f, err := codec.NewFormat(l)
+	if err != nil {
+		return encoding{}, err
+	}
+	frames := make([][]byte, len(src))
+	for i, p := range src {
+		frames[i] = make([]byte, f.FrameBytes(l.Part(0)))
+		copy(f.Payload(frames[i]), p)
+	}
+	h := codec.Header{Identity: block.Identity{Weights: block.Digest{1}, Layout: l.Digest()}, Epoch: 1}
+	return encoding{
+		name: "raw", lossless: true,
+		encode: func(i int) (int, error) { return len(frames[i]), f.Seal(frames[i], h) },
+		decode: func(i int) error { _, err := f.Open(frames[i], h); return err },
+	}, nil
+}
+
+// CodecSlices is how often Codec calls step.
+func CodecSlices(d time.Duration) int { return codecMethods * PlanFor(d, codecMethods).Rounds }
+
+// codecMethods is memcpy, and encode and decode of each codec.
+const codecMethods = 1 + 2*1
