@@ -55,7 +55,7 @@ status lists them.`,
 			func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
 				return c.Revoke(ctx, a[0], a[1])
 			}),
-		f.status())
+		f.status(), f.load())
 	return cmd
 }
 
