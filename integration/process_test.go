@@ -163,30 +163,38 @@ type answer struct {
 
 func (p *process) complete(prompt string) answer {
 	p.t.Helper()
-	body, err := json.Marshal(map[string]any{"prompt": prompt, "max_tokens": 8, "temperature": 0})
+	a, err := p.tryComplete(prompt)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	return a
+}
+
+// tryComplete is complete for processes that may be gone, and for goroutines of their own.
+func (p *process) tryComplete(prompt string) (a answer, err error) {
+	body, err := json.Marshal(map[string]any{"prompt": prompt, "max_tokens": 8, "temperature": 0})
+	if err != nil {
+		return a, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url+"/v1/completions", bytes.NewReader(body))
 	if err != nil {
-		p.t.Fatal(err)
+		return a, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		p.t.Fatal(err)
+		return a, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		p.t.Fatalf("%s: %v %s", resp.Status, err, b)
+		return a, fmt.Errorf("%s: %v %s", resp.Status, err, b)
 	}
-	var a answer
 	if err := json.Unmarshal(b, &a); err != nil || len(a.Choices) != 1 {
-		p.t.Fatalf("%v in %s", err, b)
+		return a, fmt.Errorf("%v in %s", err, b)
 	}
-	return a
+	return a, nil
 }
 
 func (p *process) status() (status string) {

@@ -197,3 +197,18 @@ func TestRaceLateFillAndLateWarmUp(t *testing.T) {
 		t.Error("the request of before goes on with what was purged")
 	}
 }
+
+// Race 1: queued under W1, dequeued after the swap to W2. Nothing is stored under either name.
+func TestRaceSpillQueuedBeforeASwap(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	a, b := newStepped(t, remote), newStepped(t, remote)
+	old, next := shared(generation(1, 1)), shared(generation(2, 1))
+	a.SetView(old)
+	put(t, a.Cache, old, 7, 2) // queued: no task has run yet
+	a.SetView(next)
+	a.run()
+	for _, v := range []tiered.View{old, next} {
+		b.SetView(v)
+		expect(t, b.Cache, v, 7, 2, 0, 0, tiered.MissCold)
+	}
+}

@@ -71,6 +71,7 @@ func (r *Replica) outdated(v coordinator.View, checkpoints []Checkpoint) (Checkp
 	if now, ok := v.Version(e.Identity().Variant()); ok && now.State == coordinator.Active {
 		return Checkpoint{}, false
 	}
+	checkpoints = r.loadable(checkpoints)
 	for _, active := range v.Active() {
 		for _, c := range checkpoints {
 			if c.Identity.Variant() == active.Variant {

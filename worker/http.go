@@ -31,9 +31,12 @@ type HandlerOptions struct {
 	Registry *prometheus.Registry
 	// RequestTimeout ends a request that takes longer; default 5 minutes.
 	RequestTimeout time.Duration
+	// Load makes the worker load a checkpoint that a client has named, or makes it known; nil refuses. It must not open anything but what
+	// the operator has allowed: the name comes from the network.
+	Load func(ctx context.Context, checkpoint string) (Loaded, error)
 }
 
-// Handler returns the HTTP API: POST /v1/completions, GET /v1/models, /healthz, /readyz, /metrics.
+// Handler returns the HTTP API: POST /v1/completions, GET /v1/models, POST /v1/weights, /healthz, /readyz, /metrics.
 func Handler(r *Replica, opts HandlerOptions) http.Handler {
 	if opts.Registry == nil {
 		opts.Registry = prometheus.NewRegistry()
@@ -49,6 +52,7 @@ func Handler(r *Replica, opts HandlerOptions) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/completions", a.completions)
 	mux.HandleFunc("GET /v1/models", a.models)
+	mux.HandleFunc("POST /v1/weights", a.load)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})

@@ -152,7 +152,7 @@ func TestRoutesAskForTheToken(t *testing.T) {
 		b, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, string(b)
 	}
-	for _, route := range []string{"POST /v1/completions", "GET /v1/models", "GET /metrics", "GET /nowhere"} {
+	for _, route := range []string{"POST /v1/completions", "GET /v1/models", "POST /v1/weights", "GET /metrics", "GET /nowhere"} {
 		method, path, _ := strings.Cut(route, " ")
 		for token, ok := range map[string]bool{"": false, "wrong": false, "secret": true} {
 			if status, _ := get(method, path, token); (status != http.StatusUnauthorized) != ok {

@@ -65,6 +65,7 @@ type Replica struct {
 		engine     engine.Engine
 		label      string
 		closed     bool
+		offered    []Checkpoint // beside those that Follow was given
 	}
 	swaps sync.Mutex // one swap at a time
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/models"
 	"github.com/kvtier/kvtier/worker/engine"
 	"github.com/kvtier/kvtier/worker/llama"
@@ -34,9 +35,12 @@ func shipped(label string, o llama.Options) checkpoint {
 
 func fileCheckpoints(paths []string, o llama.Options) (all []checkpoint) {
 	for _, path := range paths {
-		all = append(all, checkpoint{label: labelOf(path), open: func(context.Context) (engine.Engine, error) {
-			return llama.Open(path, o)
-		}})
+		all = append(all, checkpoint{
+			label: labelOf(path), path: path,
+			open:     func(context.Context) (engine.Engine, error) { return llama.Open(path, o) },
+			identify: func() (block.Identity, bool, error) { return llama.IdentifyNoted(path, o) },
+			recheck:  func() (block.Identity, error) { return llama.Identify(path, o) },
+		})
 	}
 	return all
 }

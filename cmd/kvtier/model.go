@@ -61,7 +61,7 @@ status lists them.`,
 			func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
 				return c.Repair(ctx, a[0])
 			}),
-		f.status(), f.list(), f.history())
+		f.status(), f.list(), f.history(), f.load())
 	return cmd
 }
 

@@ -49,6 +49,11 @@ type nodeOptions struct {
 type checkpoint struct {
 	label string
 	open  func(context.Context) (engine.Engine, error)
+
+	// Of files only: the identity without loading, perhaps from a note, and the one that reads everything.
+	path     string
+	identify func() (id block.Identity, noted bool, err error)
+	recheck  func() (block.Identity, error)
 }
 
 // node is a running worker without its HTTP API.
@@ -143,16 +148,16 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 	if n.watch != nil {
 		n.watch.Start()
 		n.onClose(func(context.Context) error { return n.watch.Close() })
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
+		var wg sync.WaitGroup
+		wg.Go(func() {
 			register(background, o, checkpoints)
 			var again sync.WaitGroup
 			again.Go(func() { n.registerAgain(background, o, checkpoints) })
 			n.replica.Follow(background, n.watch, checkpoints)
 			again.Wait()
-		}()
-		n.onClose(func(context.Context) error { cancel(); <-done; return nil })
+		})
+		wg.Go(func() { n.recheck(background, o, checkpoints) })
+		n.onClose(func(context.Context) error { cancel(); wg.Wait(); return nil })
 	}
 	return n, nil
 }
@@ -160,6 +165,20 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 // identify loads every checkpoint once to learn what its bytes are, and keeps the first.
 func (o nodeOptions) identify(ctx context.Context) (first engine.Engine, all []worker.Checkpoint, err error) {
 	for i, c := range o.checkpoints {
+		if i > 0 && c.identify != nil {
+			id, noted, err := c.identify()
+			if err != nil {
+				return nil, nil, errors.Join(usageError{err}, closeEngine(first))
+			}
+			if id.Layout != first.Identity().Layout {
+				return nil, nil, errors.Join(otherShape(c.label, o.checkpoints[0].label), closeEngine(first))
+			}
+			if noted {
+				o.logger.Debug("digest from a note", "label", c.label, "weights", id.Weights.Short())
+			}
+			all = append(all, worker.Checkpoint{Label: c.label, Identity: id, Open: c.open}.Verified())
+			continue
+		}
 		e, err := c.open(ctx)
 		if err != nil {
 			return nil, nil, errors.Join(usageError{err}, closeEngine(first))
@@ -170,12 +189,15 @@ func (o nodeOptions) identify(ctx context.Context) (first engine.Engine, all []w
 			return nil, nil, errors.Join(err, closeEngine(first))
 		}
 		if e.Layout().Digest() != first.Layout().Digest() {
-			return nil, nil, errors.Join(usagef("%s has another shape than %s: a worker serves checkpoints of one shape; start another worker for it",
-				c.label, o.checkpoints[0].label), closeEngine(first))
+			return nil, nil, errors.Join(otherShape(c.label, o.checkpoints[0].label), closeEngine(first))
 		}
-		all = append(all, worker.Checkpoint{Label: c.label, Identity: e.Identity(), Open: c.open})
+		all = append(all, worker.Checkpoint{Label: c.label, Identity: e.Identity(), Open: c.open}.Verified())
 	}
 	return first, all, nil
+}
+
+func otherShape(label, first string) error {
+	return usagef("%s has another shape than %s: a worker serves checkpoints of one shape; start another worker for it", label, first)
 }
 
 func closeEngine(e engine.Engine) error {

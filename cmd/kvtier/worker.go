@@ -27,6 +27,7 @@ type workerFlags struct {
 	listenFlags
 	node             nodeOptions
 	checkpoints      []string
+	checkpointDir    string
 	coordinatorURL   string
 	coordinatorToken string
 	secret           string
@@ -56,6 +57,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl := cmd.Flags()
 	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
 	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file` that can be served; repeat for more, the first is loaded (default: the shipped models)")
+	fl.StringVar(&f.checkpointDir, "checkpoint-dir", "", "`directory` whose .gguf files may be loaded while the worker runs: kvtier model load")
 	fl.IntVar(&f.blockTokens, "block-tokens", 0, "tokens per cached block; workers share only at equal size (default 16)")
 	fl.StringVar(&f.node.redis, "redis", "", "`URL` of the shared tier: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://")
 	fl.StringVar(&f.node.controlRedis, "control-redis", "", "`URL` of the server with the control records (default: --redis)")
@@ -128,6 +130,9 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	registerNode(registry, n, o.model)
 	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
 		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry,
+		Load: func(ctx context.Context, name string) (worker.Loaded, error) {
+			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo}, o, name)
+		},
 	}), drainTimeout)
 }
 
