@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/kvtier/kvtier/store"
 )
 
 // dropReason says why a block was not stored.
@@ -232,13 +230,13 @@ func (c *Cache) store(batch []*entry) error {
 	if c.View().Access != AccessShared {
 		return errNotShared
 	}
-	var items []store.Item
-	for _, e := range batch {
-		for p, frame := range e.frames {
-			items = append(items, store.Item{Key: e.key(p), Value: frame})
-		}
-	}
+	items := c.link.items(c.format, c.opts.Encoding, batch)
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.SpillTimeout)
 	defer cancel()
-	return c.remote.Put(ctx, items, c.opts.TTL)
+	start := time.Now()
+	err := c.remote.Put(ctx, items, c.opts.TTL)
+	if err == nil {
+		c.link.stored(items, time.Since(start))
+	}
+	return err
 }
