@@ -86,7 +86,7 @@ func isTooSmall(err error) bool {
 // misconfigured recognises settings that cannot work, nil for anything else. The client has sentinels for few of them, so that it
 // goes by the server's error codes, which are stable.
 func misconfigured(err error) error {
-	if err == redis.Nil || errors.Is(err, ErrTLS) {
+	if errors.Is(err, redis.Nil) && !strings.Contains(err.Error(), "sentinel") || errors.Is(err, ErrTLS) {
 		return nil // the common case first
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
