@@ -2,7 +2,8 @@
 //
 // A frame is the value exactly as it is stored: header, metadata, payload, in one buffer. Whoever produces K/V writes it at
 // its final place in the frame (Payload), Seal fills in the rest; whoever fetched a frame has it checked where it lies (Open) and
-// reads the payload from it. Wire format, version 1, little-endian:
+// reads the payload from it. A writer on a slow link may store a smaller frame that says the same (Encode); a reader turns it
+// back in place (OpenAny). Wire format, version 1, little-endian:
 //
 //	  0   4  magic 8B 'K' 'V' 'T'
 //	  4   1  major version; readers refuse others
@@ -20,7 +21,7 @@
 //	168   2  part
 //	170   2  parts of the block
 //	172   4  tokens in the block
-//	176   1  payload codec
+//	176   1  payload encoding: 0 raw, 1 planes (lossless, planes.go)
 //	177   7  first bytes of the act, the random name of the activation that gave out the epoch; zero without one
 //	184   8  xxh3-64 of the payload as stored
 //	192   4  zero

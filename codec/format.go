@@ -63,46 +63,68 @@ func (f *Format) Seal(frame []byte, h Header) error {
 }
 
 // Open checks frame against want and returns its payload, a slice of frame. It fails with ErrCorrupt, ErrVersion or ErrForeign
-// (wrapped in *Error) and allocates nothing but that error.
+// (wrapped in *Error) and allocates nothing but that error. A frame whose payload is encoded is ErrVersion: OpenAny reads those.
 func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
-	off, err := envelope(frame)
+	if len(frame) > offEncoding && frame[offMajor] == Major && frame[offEncoding] != byte(Raw) {
+		if _, err := envelope(frame); err != nil {
+			return nil, err
+		}
+		return nil, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(frame[offEncoding])}
+	}
+	off, err := f.check(frame, want)
 	if err != nil {
 		return nil, err
+	}
+	return frame[off:], nil
+}
+
+// check checks everything that can be checked without decoding the payload, and returns its offset.
+func (f *Format) check(frame []byte, want Header) (int, error) {
+	off, err := envelope(frame)
+	if err != nil {
+		return 0, err
 	}
 	got := parse(frame)
 	switch {
 	case mutation.Is(mutation.SkipIdentity):
 	case got.Identity.Weights != want.Identity.Weights && !mutation.Is(mutation.SkipWeightsDigest):
-		return nil, foreign("weights digest")
+		return 0, foreign("weights digest")
 	case got.Identity.Layout != want.Identity.Layout || got.Identity.Layout != f.digest:
-		return nil, foreign("layout digest")
+		return 0, foreign("layout digest")
 	case got.Namespace != want.Namespace:
-		return nil, foreign("namespace")
+		return 0, foreign("namespace")
 	case got.Epoch != want.Epoch:
-		return nil, foreign("epoch")
+		return 0, foreign("epoch")
 	case got.Act != want.Act && !mutation.Is(mutation.NumberOnly):
-		return nil, foreign("act")
+		return 0, foreign("act")
 	case got.Hash != want.Hash:
-		return nil, foreign("chain hash")
+		return 0, foreign("chain hash")
 	case got.Part != want.Part:
-		return nil, foreign("part")
+		return 0, foreign("part")
 	}
 	le := binary.LittleEndian
 	if n := int(le.Uint16(frame[offParts:])); n != f.layout.PartCount() {
-		return nil, corrupt("parts", uint64(n), uint64(f.layout.PartCount()))
+		return 0, corrupt("parts", uint64(n), uint64(f.layout.PartCount()))
 	}
 	if n := le.Uint32(frame[offTokens:]); n != uint32(f.layout.BlockTokens) {
-		return nil, corrupt("tokens", uint64(n), uint64(f.layout.BlockTokens))
+		return 0, corrupt("tokens", uint64(n), uint64(f.layout.BlockTokens))
 	}
 	payload := frame[off:]
 	if want.Part < 0 || want.Part >= f.layout.PartCount() {
-		return nil, corrupt("part", uint64(want.Part), uint64(f.layout.PartCount()))
+		return 0, corrupt("part", uint64(want.Part), uint64(f.layout.PartCount()))
 	}
-	if n := f.layout.PartBytes(f.layout.Part(want.Part)); len(payload) != n && !mutation.Is(mutation.TrustStoredLength) {
-		return nil, corrupt("payload length", uint64(len(payload)), uint64(n))
+	n := uint64(f.layout.PartBytes(f.layout.Part(want.Part)))
+	if Encoding(frame[offEncoding]) == Raw && uint64(len(payload)) != n && !mutation.Is(mutation.TrustStoredLength) {
+		return 0, corrupt("payload length", uint64(len(payload)), n)
+	}
+	if d := le.Uint64(frame[offDecoded:]); d != n {
+		return 0, corrupt("decoded length", d, n)
+	}
+	if !f.Encodes(Encoding(frame[offEncoding])) {
+		return 0, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(frame[offEncoding])}
 	}
 	if got, want := xxh3.Hash(payload), le.Uint64(frame[offSum:]); got != want && !mutation.Is(mutation.SkipChecksum) {
-		return nil, corrupt("payload checksum", got, want)
+		return 0, corrupt("payload checksum", got, want)
 	}
-	return payload, nil
+	return off, nil
 }

@@ -61,6 +61,9 @@ type Options struct {
 	WritePolicy WritePolicy
 	// Steps, if set, takes the place of goroutines and of the clock: for tests that decide what happens when.
 	Steps *Steps
+	// Encoding is how payloads are stored while the measured link is slow enough for it to pay; Raw, the default, never encodes. Every
+	// reader decodes all encodings.
+	Encoding codec.Encoding
 	// Logger receives changes of state, never requests; nil discards.
 	Logger *slog.Logger
 }
@@ -97,6 +100,11 @@ func (o Options) validate() error {
 			errs = append(errs, fmt.Errorf("tiered: %s is negative", name))
 		}
 	}
+	if o.Encoding > codec.Planes {
+		errs = append(errs, fmt.Errorf("tiered: unknown %v", o.Encoding))
+	} else if o.Encoding == codec.Planes && o.Layout.DType.Size() != 2 {
+		errs = append(errs, fmt.Errorf("tiered: %v takes 16-bit floats, not %v", o.Encoding, o.Layout.DType))
+	}
 	return errors.Join(errs...)
 }
 
@@ -113,9 +121,12 @@ type Cache struct {
 	refill  int // fills that a request has used up before it begins others
 	hot     *hot
 	spill   *spillQueue
+	link    link
 	flights flights
-	stats   counters
 	tenants tenants
+
+	scratches sync.Pool // of *codec.Scratch
+	stats     counters
 
 	ctx    context.Context // ends when Close gives up draining; parent of everything in the background
 	cancel context.CancelFunc
@@ -137,6 +148,7 @@ func New(opts Options) (*Cache, error) {
 	c.slabs = newSlabs(format, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
+	c.scratches.New = func() any { return new(codec.Scratch) }
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	switch {

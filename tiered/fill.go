@@ -128,13 +128,14 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 		}
 		bufs = append(bufs, e.frames...)
 	}
+	scratch := c.scratches.Get().(*codec.Scratch)
+	defer c.scratches.Put(scratch)
 	at, got := 0, 0 // block and parts of it that have arrived
 	var failed error
 	for n, err := range c.remote.Get(ctx, keys, bufs) {
 		e := entries[at]
 		if err == nil {
-			e.frames[got] = e.frames[got][:n]
-			e.places[got], err = c.format.Open(e.frames[got], e.header(got))
+			e.frames[got], e.places[got], err = c.format.OpenAny(e.frames[got], n, e.header(got), scratch)
 		}
 		if err != nil && mutation.Is(mutation.PublishPartial) {
 			l := c.format.Layout()

@@ -262,26 +262,30 @@ func (c *Cache) store(batch []*entry) error {
 	if c.View().Access != AccessShared {
 		return errNotShared
 	}
-	var items []store.Item
-	for _, e := range batch {
-		for p, frame := range e.frames {
-			key := e.key(p)
-			if mutation.Is(mutation.LabelAtDequeue) {
-				key = c.relabel(e, p)
-			}
-			items = append(items, store.Item{Key: key, Value: frame})
-		}
+	items := c.link.items(c.format, c.opts.Encoding, batch)
+	if mutation.Is(mutation.LabelAtDequeue) {
+		items = c.relabel(batch)
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.SpillTimeout)
 	defer cancel()
-	return c.remote.Put(ctx, items, c.opts.TTL)
+	start := time.Now()
+	err := c.remote.Put(ctx, items, c.opts.TTL)
+	if err == nil {
+		c.link.stored(items, time.Since(start))
+	}
+	return err
 }
 
 // relabel is the bug that LabelAtDequeue seeds.
-func (c *Cache) relabel(e *entry, part int) string {
-	h := e.header(part)
+func (c *Cache) relabel(batch []*entry) (items []store.Item) {
 	g := c.View().Generation
-	h.Identity, h.Epoch, h.Act = g.Identity, g.Epoch, codec.Act(g.Act[:])
-	_ = c.format.Seal(e.frames[part], h)
-	return block.Key(g.Identity.Variant(), g.Epoch, e.hash, part)
+	for _, e := range batch {
+		for p, frame := range e.frames {
+			h := e.header(p)
+			h.Identity, h.Epoch, h.Act = g.Identity, g.Epoch, codec.Act(g.Act[:])
+			_ = c.format.Seal(frame, h)
+			items = append(items, store.Item{Key: block.Key(g.Identity.Variant(), g.Epoch, e.hash, p), Value: frame})
+		}
+	}
+	return items
 }

@@ -42,6 +42,8 @@ type Stats struct {
 	SpillMaxBytes int64
 	Spilled       int64            // blocks stored
 	SpillDropped  map[string]int64 // blocks not stored, by reason
+	StoredBytes   int64            // bytes of values stored, as they are on the wire
+	EncodedBytes  int64            // those among them that were encoded
 	BadValues     int64            // values deleted because they failed their checks
 	// Tenants are those with the most bytes, at most MaxTenantStats, and last the rest together under the zero namespace, if any.
 	Tenants []TenantStats
@@ -85,6 +87,7 @@ func (c *Cache) Stats() Stats {
 		BlockTokens: c.format.Layout().BlockTokens, HotMaxBytes: c.opts.HotBytes, SpillMaxBytes: c.opts.SpillBytes,
 		Evicted: c.stats.evicted.Load(), Invalidated: c.stats.invalidated.Load(), FillingBytes: c.stats.filling.Load(),
 		Spilled: c.stats.spilled.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(), SlabBytes: c.slabs.held(),
+		StoredBytes: c.link.storedBytes.Load(), EncodedBytes: c.link.encodedBytes.Load(),
 	}
 	s.HotBlocks, s.HotBytes = c.hot.size()
 	s.Tenants = c.tenants.top(c.hot.shares())

@@ -36,7 +36,7 @@ func StartCluster(tb testing.TB, masters int) string {
 			tb.Fatalf("testredis: %v", err)
 		}
 		fmt.Fprintf(&script, "%s --save '' --port %s --cluster-enabled yes --cluster-config-file /tmp/%s.conf --cluster-port %d "+
-			"--cluster-announce-ip 127.0.0.1 --protected-mode no & ", serverName(), port, port, 17001+i)
+			"--cluster-announce-ip 127.0.0.1 --protected-mode no & ", serverName(image()), port, port, 17001+i)
 		addrs = append(addrs, "127.0.0.1:"+port)
 		exposed = append(exposed, port+"/tcp")
 		ports[network.MustParsePort(port+"/tcp")] = []network.PortBinding{{HostPort: port}}

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string) (*tcredis.RedisContainer, error) {
 		return nil, err
 	}
 	// no snapshots: a test that stops its server must not find yesterday's data, and disks are slow
-	cmd := append([]string{serverName(), "--save", "", "--appendonly", "no"}, args...)
+	cmd := append([]string{serverName(image()), "--save", "", "--appendonly", "no"}, args...)
 	return tcredis.Run(ctx, image(), testcontainers.WithCmd(cmd...), testcontainers.WithLogger(quiet{}),
 		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) {
 			h.PortBindings = network.PortMap{network.MustParsePort("6379/tcp"): {{HostPort: port}}}
@@ -73,8 +73,8 @@ func image() string {
 }
 
 // serverName is the program in the image.
-func serverName() string {
-	if strings.Contains(image(), "valkey") {
+func serverName(image string) string {
+	if strings.Contains(image, "valkey") {
 		return "valkey-server"
 	}
 	return "redis-server"

@@ -15,6 +15,10 @@ import (
 // ErrVersion means that a server is older than what this package is tested with: Redis 7.2 or Valkey 8.
 var ErrVersion = errors.New("redisstore: server too old, need Redis 7.2 or Valkey 8 or later")
 
+// ErrPolicy means that a server's maxmemory-policy is unsafe: under memory pressure it evicts keys that carry no TTL, and with them the
+// control records that keep stale K/V from being served.
+var ErrPolicy = errors.New("redisstore: unsafe maxmemory-policy; " + wantMemory)
+
 // Server is what Check learnt about one server. Fields that the server would not tell are empty or -1.
 type Server struct {
 	// Addr is host:port or a path.
@@ -40,15 +44,15 @@ type Report struct {
 }
 
 // Check asks every master what it is and how it is configured. A server that refuses to tell, because of its access list or
-// because it is a fake, gives a warning instead of an error. Errors: ErrVersion joined for each server that is too old, or
-// the failure to reach one; the report holds what is known even then. For start-up and inspection, not for requests.
+// because it is a fake, gives a warning instead of an error. Errors: ErrVersion and ErrPolicy joined for each server that is too old or
+// evicts control keys, or the failure to reach one; the report holds what is known even then. For start-up and inspection, not for requests.
 func (s *Store) Check(ctx context.Context) (Report, error) {
 	if err := s.usable(ctx); err != nil {
 		return Report{}, &opError{"check", "", err}
 	}
 	var mu sync.Mutex
 	var r Report
-	var tooOld []error
+	var unfit []error
 	err := s.eachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
 		if err := c.Ping(ctx).Err(); err != nil {
 			return err
@@ -61,16 +65,19 @@ func (s *Store) Check(ctx context.Context) (Report, error) {
 			r.Warnings = append(r.Warnings, server.Addr+": "+w)
 		}
 		if server.tooOld() {
-			tooOld = append(tooOld, fmt.Errorf("%w: %s is %s %s", ErrVersion, server.Addr, server.Product, server.Version))
+			unfit = append(unfit, fmt.Errorf("%w: %s is %s %s", ErrVersion, server.Addr, server.Product, server.Version))
+		}
+		if strings.HasPrefix(server.Policy, "allkeys-") && server.MaxMemoryBytes != 0 {
+			unfit = append(unfit, fmt.Errorf("%w: %s has %s", ErrPolicy, server.Addr, server.Policy))
 		}
 		return nil
 	})
 	slices.SortFunc(r.Servers, func(a, b Server) int { return strings.Compare(a.Addr, b.Addr) })
 	slices.Sort(r.Warnings)
 	if err != nil {
-		return r, wrap(ctx, "check", "", err)
+		return r, wrap(ctx, "check", "", s.diagnose(ctx, err))
 	}
-	return r, errors.Join(tooOld...)
+	return r, errors.Join(unfit...)
 }
 
 // inspect asks one server. INFO is asked before CONFIG because fewer access lists refuse it.

@@ -36,7 +36,7 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 			return
 		}
 		if b.alone() { // no goroutine for what is one round trip
-			getSpan(b, ctx, b.courses[0].lane, b.courses[0].spans[0])
+			b.getSpan(ctx, b.courses[0].lane, b.courses[0].spans[0])
 			for i := range b.results {
 				if !yield(b.results[i].n, b.results[i].err) {
 					return
@@ -45,7 +45,7 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 			return
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		b.launch(ctx, getSpan)
+		b.launch(ctx, (*batch).getSpan)
 		defer b.stop(cancel) // also when the loop body panics
 		for i := range keys {
 			if r := b.await(i); !yield(r.n, r.err) {
@@ -56,7 +56,7 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 }
 
 // getSpan sets the result of each key of sp, whatever happens.
-func getSpan(b *batch, ctx context.Context, l *lane, sp span) {
+func (b *batch) getSpan(ctx context.Context, l *lane, sp span) {
 	err := b.s.carry(ctx, l.gets, min(sp.bytes, l.max), func() {
 		if fits := b.getPipeline(ctx, sp); !fits {
 			b.getFitting(ctx, sp)

@@ -80,6 +80,28 @@ func TestSpans(t *testing.T) {
 	}
 }
 
+// The replies that one call may have outstanding at one server never exceed its bound, nor three.
+func TestWidthKeepsTheBound(t *testing.T) {
+	s := &Store{}
+	s.lanes.init(nil, defaultInFlight)
+	for size, want := range map[int]int{64 << 10: 3, 1<<20 + 600: 3, 2 << 20: 3, 2<<20 + 600: 2, 4<<20 + 600: 1, 7 << 20: 1} {
+		b := s.newBatch(9)
+		b.keys, b.bufs = make([]string, 9), make([][]byte, 9)
+		for i := range b.bufs {
+			b.bufs[i] = make([]byte, size)
+		}
+		if err := b.plan(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		c := &b.courses[0]
+		got := b.width(c)
+		if got != min(want, len(c.spans)) || got > 1 && got*c.spans[0].bytes > defaultInFlight {
+			t.Errorf("%d round trips at once for buffers of %d bytes, want %d", got, size, want)
+		}
+		b.free()
+	}
+}
+
 func TestTooOld(t *testing.T) {
 	for _, c := range []struct {
 		product, version string

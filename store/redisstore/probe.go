@@ -27,10 +27,13 @@ func (s *Store) Lead(ctx context.Context, keys []string) (int, error) {
 	pipe := s.client.Pipeline()
 	_ = pipe.BatchProcess(ctx, p.queue...) // queues only
 	_, _ = pipe.Exec(ctx)                  // the first error, which may belong to a key behind the first gap; each command has its own
+	if p.cmds[0].Err() == nil {
+		s.heard()
+	}
 	for i, cmd := range p.cmds {
 		n, err := cmd.Result()
 		if err != nil {
-			return i, wrap(ctx, "lead", keys[i], err) // p is left to the collector: it may hold the error
+			return i, wrap(ctx, "lead", keys[i], s.diagnose(ctx, err)) // p is left to the collector: it may hold the error
 		}
 		if n == 0 {
 			s.freeProbe(p)

@@ -30,7 +30,7 @@ func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) 
 		return wrap(ctx, "put", items[0].Key, err)
 	}
 	if b.alone() {
-		putSpan(b, ctx, b.courses[0].lane, b.courses[0].spans[0])
+		b.putSpan(ctx, b.courses[0].lane, b.courses[0].spans[0])
 		for i := range b.results {
 			if b.results[i].err != nil {
 				return b.results[i].err
@@ -39,7 +39,7 @@ func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) 
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b.launch(ctx, putSpan)
+	b.launch(ctx, (*batch).putSpan)
 	defer b.stop(cancel)
 	for i := range items {
 		if r := b.await(i); r.err != nil { // what has not begun is not sent: a full or sick server is not asked again
@@ -50,12 +50,12 @@ func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) 
 }
 
 // putSpan stores the items of sp in one round trip.
-func putSpan(b *batch, ctx context.Context, l *lane, sp span) {
+func (b *batch) putSpan(ctx context.Context, l *lane, sp span) {
 	err := b.s.carry(ctx, l.puts, 1, func() {
 		if sp.to-sp.from == 1 {
 			i := b.order[sp.from]
 			if err := b.s.client.Process(ctx, b.setCommand(i)); err != nil {
-				b.results[i].err = wrap(ctx, "put", b.items[i].Key, err)
+				b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.diagnose(ctx, err))
 			}
 			return
 		}

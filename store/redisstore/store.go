@@ -17,12 +17,13 @@ var (
 
 // Store keeps values in Redis or Valkey. It is safe for concurrent use.
 type Store struct {
-	opts    Options
-	client  redis.UniversalClient
-	lanes   lanes
-	batches sync.Pool // of *batch
-	probes  sync.Pool // of *probe
-	closed  atomic.Bool
+	opts     Options
+	client   redis.UniversalClient
+	lanes    lanes
+	batches  sync.Pool // of *batch
+	probes   sync.Pool // of *probe
+	closed   atomic.Bool
+	answered atomic.Bool // a call has succeeded
 }
 
 // Open returns a store for the servers that o names. It does not dial: a server that is down shows in the first call, so that
@@ -90,8 +91,9 @@ func (s *Store) Ping(ctx context.Context) error {
 	}
 	err := s.eachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return c.Ping(ctx).Err() })
 	if err != nil {
-		return wrap(ctx, "ping", "", err)
+		return wrap(ctx, "ping", "", s.diagnose(ctx, err))
 	}
+	s.heard()
 	return nil
 }
 
