@@ -45,7 +45,9 @@ func (s Stored) Sum() Sum { return sumOf(s.raw) }
 
 // Load reads a model's record: ErrNoModel if there is none, ErrRecord if it is damaged. Raw bytes are returned in every case, so that
 // even a damaged record can be replaced by compare-and-set.
-func (c *Control) Load(ctx context.Context, model string) (Stored, error) { return c.load(ctx, model, nil) }
+func (c *Control) Load(ctx context.Context, model string) (Stored, error) {
+	return c.load(ctx, model, nil)
+}
 
 // load is Load, without decoding a record anew that is the one read last: decoding is most of what a request costs.
 func (c *Control) load(ctx context.Context, model string, last *Stored) (Stored, error) {
