@@ -14,7 +14,9 @@
 //   - an epoch is given out once: no pair (variant, epoch) is ever live under two activations, and none comes back;
 //   - whatever Redis loses or brings back, a coordinator that remembers a later state writes it again, with a higher
 //     generation; several coordinators can only conflict, never corrupt, since every write compares all the bytes it read;
+//   - only the holder of the lease reconciles and reclaims, and its writes are refused once the lease is gone;
+//   - with a state file, a record is on disk before it is in Redis;
 //   - everything read from Redis is hostile input: capped before it is read, validated before it is used.
 //
-// The core (record.go, transition.go, reconcile.go) is pure: no goroutines, clocks, sockets or randomness.
+// The core (record.go, transition.go, reconcile.go, leadership in lease.go, Salvage) is pure: no goroutines, clocks, sockets or randomness.
 package coordinator

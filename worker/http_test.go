@@ -88,7 +88,7 @@ func TestCompletionsTellWhereTheTokensCameFrom(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	metrics, _ := io.ReadAll(resp.Body)
-	for _, want := range []string{`kvtier_requests_total{outcome="ok"} 1`, `kvtier_hit_tokens_total{tier="hot"} 0`, `kvtier_resident_info{`, `label="` + v2, "kvtier_spilled_blocks_total"} {
+	for _, want := range []string{`kvtier_requests_total{outcome="ok"} 1`, `kvtier_hit_tokens_total{tier="hot"} 0`, `kvtier_resident_info{declared="false",label="` + v2, "kvtier_spilled_blocks_total"} {
 		if !strings.Contains(string(metrics), want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
