@@ -66,6 +66,22 @@ integration: ## Tests against real Redis containers; a missing Docker is a failu
 fuzz: ## Run every fuzz target for FUZZTIME
 	FUZZTIME=$(FUZZTIME) .ci/fuzz $(PKG)
 
+.PHONY: mutations
+mutations: ## Seed protocol bugs one by one; fail when a check misses one
+	go test -tags kvtier_mutations -run Mutant -count=1 -v ./internal/stalecheck
+
+.PHONY: invariants
+invariants: ## The cache's tests with poisoned buffers and checked reference counts
+	go test -tags invariants ./tiered
+
+.PHONY: stale
+stale: ## Ten million simulated operations under every fault
+	go test -count=1 -timeout 20m ./internal/stalecheck -ops 10000000
+
+.PHONY: soak
+soak: ## A hundred million of them
+	go run ./cmd/kvtier check stale --ops 100000000
+
 .PHONY: check
 check: fmt-check vet fix-check tidy-check lint deps test race ## What a change must pass
 
@@ -95,3 +111,7 @@ images-offline: ## Docker, compose and every image, with or without a registry (
 .PHONY: smoke
 smoke: ## docker compose up, one prefix through both workers, check for a hit, down
 	deploy/smoke.sh
+
+.PHONY: rivals
+rivals: ## kvtier and what one would use instead, on a redis-server of its own; PASTE=1 updates docs/PERFORMANCE.md
+	benchmarks/run.sh

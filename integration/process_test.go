@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -189,10 +190,10 @@ func (p *process) tryComplete(prompt string) (a answer, err error) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		return a, fmt.Errorf("%s: %v %s", resp.Status, err, b)
+		return a, errors.Join(fmt.Errorf("%s: %s", resp.Status, b), err)
 	}
 	if err := json.Unmarshal(b, &a); err != nil || len(a.Choices) != 1 {
-		return a, fmt.Errorf("%v in %s", err, b)
+		return a, errors.Join(fmt.Errorf("no completion: %s", b), err)
 	}
 	return a, nil
 }

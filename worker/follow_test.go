@@ -107,10 +107,10 @@ func TestAWorkerFollowsTheRecord(t *testing.T) {
 	if got := complete(t, f.replica, worker.Request{Prompt: speech}); got.CachedTokens() != 0 || got.Label != v2 {
 		t.Errorf("after the activation: %d cached tokens on %s", got.CachedTokens(), got.Label)
 	}
+	before := complete(t, f.replica, worker.Request{Prompt: "x"}).Epoch
 	if _, err := f.coord.Purge(t.Context(), "m", ""); err != nil {
 		t.Fatal(err)
 	}
-	before := complete(t, f.replica, worker.Request{Prompt: "x"}).Epoch
 	f.await(t, "in another epoch", func() bool { return f.replica.Cache().View().Epoch > before })
 	if got := complete(t, f.replica, worker.Request{Prompt: speech}); got.CachedTokens() != 0 {
 		t.Errorf("after the purge: %d cached tokens", got.CachedTokens())

@@ -116,12 +116,13 @@ func NewHotTier(blockBytes, n int) (*HotTier, error) {
 // Hits looks up, pins and releases hits blocks on each of some goroutines, walk blocks in one lookup.
 func (t *HotTier) Hits(ctx context.Context, goroutines, walk, hits int) (Work, error) {
 	one := func(from int) error {
+		var f tiered.Fetch // used again: hits then allocate nothing
 		for done := 0; done < hits; done += walk {
 			at := 0
 			if walk < len(t.hashes) {
 				at = (from + done) % (len(t.hashes) - walk + 1)
 			}
-			if n := t.walk(ctx, t.hashes[at:at+walk]); n != walk {
+			if n := t.walk(ctx, &f, t.hashes[at:at+walk]); n != walk {
 				return fmt.Errorf("bench: %d of %d blocks are hot", n, walk)
 			}
 		}
@@ -145,8 +146,8 @@ func (t *HotTier) Hits(ctx context.Context, goroutines, walk, hits int) (Work, e
 	return Work{Ops: rounded * int64(goroutines)}, nil
 }
 
-func (t *HotTier) walk(ctx context.Context, hashes []block.Hash) (found int) {
-	f := t.cache.Fetch(ctx, t.view, t.ns, hashes)
+func (t *HotTier) walk(ctx context.Context, f *tiered.Fetch, hashes []block.Hash) (found int) {
+	t.cache.FetchInto(ctx, f, t.view, t.ns, hashes)
 	defer f.Close()
 	for f.Next(ctx) {
 		if len(f.Part(0)) > 0 {

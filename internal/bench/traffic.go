@@ -45,7 +45,6 @@ type Traffic struct {
 	sealed int // where the chunk begins that is sealed already, in turn 0 and chunk; -1: none yet
 	first  int // its first key
 	next   int // batch to work on
-	nextMu sync.Mutex
 }
 
 // OpenTraffic connects to server and stores up to dataBytes of sealed values there. Close deletes them.
