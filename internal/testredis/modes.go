@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,11 +58,12 @@ func StartTLS(tb testing.TB) (addr string, trust *tls.Config) {
 func StartImage(tb testing.TB, image string, args ...string) (addr string) {
 	tb.Helper()
 	p := port(tb)
-	script := "exec " + serverName(image) + " --save '' --protected-mode no --port " + p
+	var script strings.Builder
+	script.WriteString("exec " + serverName(image) + " --save '' --protected-mode no --port " + p)
 	for _, a := range args {
-		script += " '" + a + "'"
+		script.WriteString(" '" + a + "'")
 	}
-	startScript(tb, image, script, []string{p}, nil, wait.ForLog("Ready to accept connections"))
+	startScript(tb, image, script.String(), []string{p}, nil, wait.ForLog("Ready to accept connections"))
 	return "127.0.0.1:" + p
 }
 
