@@ -17,6 +17,7 @@ func Required() bool { return os.Getenv("KVTIER_REQUIRE_CONTAINERS") == "1" }
 // need skips or fails the test when there is no container engine.
 func need(tb testing.TB) {
 	tb.Helper()
+	settle()
 	if err := engineError(); err != nil {
 		err := strings.ReplaceAll(err.Error(), "\n", "; ") // one line in the log
 		if Required() {
