@@ -57,16 +57,6 @@ const (
 	Planes Encoding = 1
 )
 
-// ParseEncoding reads "raw" or "planes".
-func ParseEncoding(s string) (Encoding, error) {
-	for e := Raw; e <= Planes; e++ {
-		if s == e.String() {
-			return e, nil
-		}
-	}
-	return 0, fmt.Errorf("codec: unknown encoding %q, want \"raw\" or \"planes\"", s)
-}
-
 func (e Encoding) String() string {
 	switch e {
 	case Raw:

@@ -1,19 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kvtier/kvtier/internal/httpapi"
 	"github.com/kvtier/kvtier/worker"
 )
 
@@ -67,38 +64,14 @@ serves it at once. Workers with a coordinator register it; they serve it when it
 }
 
 func loadOn(ctx context.Context, base, token, checkpoint string) (loaded worker.Loaded, err error) {
-	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return loaded, usagef("--worker: %q is not an http URL", base)
-	}
-	body, err := json.Marshal(map[string]string{"checkpoint": checkpoint})
-	if err != nil {
+	if err := checkWorkerURL(base); err != nil {
 		return loaded, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute) // large files
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(base, "/")+"/v1/weights", bytes.NewReader(body))
+	b, err := postWorker(ctx, base, "/v1/weights", token, map[string]string{"checkpoint": checkpoint})
 	if err != nil {
-		return loaded, usagef("--worker: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return loaded, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return loaded, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		var e struct{ Error struct{ Message string } }
-		_ = json.Unmarshal(b, &e) // without a message the status has to do
-		err = errors.New(strings.TrimSpace(fmt.Sprintf("%s: %s %s", base, resp.Status, e.Error.Message)))
-		if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusNotImplemented {
+		if e, ok := errors.AsType[*httpapi.Error](err); ok && (e.Status == http.StatusNotFound || e.Status == http.StatusNotImplemented) {
 			return loaded, usageError{err}
 		}
 		return loaded, err

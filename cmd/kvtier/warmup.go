@@ -2,22 +2,17 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/kvtier/kvtier/internal/httpapi"
 )
 
 type warmupOptions struct {
@@ -54,8 +49,8 @@ and shares it. Prompts that begin alike go to the same worker one after the othe
 				return err
 			}
 			for _, w := range o.workers {
-				if u, err := url.Parse(w); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-					return usagef("--worker %q: want a URL such as http://127.0.0.1:8080", w)
+				if err := checkWorkerURL(w); err != nil {
+					return err
 				}
 			}
 			return warmup(cmd.Context(), prompts, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -178,9 +173,6 @@ type warmUsage struct {
 	} `json:"prompt_tokens_details"`
 }
 
-// maxAnswer bounds what is read of a worker's answer.
-const maxAnswer = 1 << 20
-
 func warmOne(ctx context.Context, worker, prompt string, o warmupOptions) (warmUsage, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -188,32 +180,9 @@ func warmOne(ctx context.Context, worker, prompt string, o warmupOptions) (warmU
 	if o.salt != "" {
 		request["cache_salt"] = o.salt
 	}
-	body, err := json.Marshal(request)
+	answer, err := postWorker(ctx, worker, "/v1/completions", o.token, request)
 	if err != nil {
 		return warmUsage{}, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(worker, "/")+"/v1/completions", bytes.NewReader(body))
-	if err != nil {
-		return warmUsage{}, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if o.token != "" {
-		req.Header.Set("Authorization", "Bearer "+o.token)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return warmUsage{}, err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return warmUsage{}, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		if e, ok := httpapi.ParseError(resp.StatusCode, answer); ok {
-			return warmUsage{}, fmt.Errorf("%s: %w", worker, e)
-		}
-		return warmUsage{}, fmt.Errorf("%s answered %s", worker, resp.Status)
 	}
 	var a struct {
 		Usage *warmUsage `json:"usage"`
