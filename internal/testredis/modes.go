@@ -34,7 +34,9 @@ func StartSentinel(tb testing.TB) (url, primary string) {
 	script := fmt.Sprintf("%[1]s --save '' --port %[2]s --protected-mode no & "+
 		"printf 'port %[3]s\\nprotected-mode no\\nsentinel resolve-hostnames no\\nsentinel monitor master 127.0.0.1 %[2]s 1\\n' >/tmp/sentinel.conf && "+
 		"%[1]s /tmp/sentinel.conf --sentinel & wait", serverName(image()), ports[0], ports[1])
-	startScript(tb, image(), script, ports, nil, wait.ForLog("\\+monitor master").AsRegexp())
+	startScript(tb, image(), script, ports, nil,
+		// Both: the sentinel may be up before the primary, and a published port accepts connections before anybody listens behind it.
+		wait.ForAll(wait.ForLog("Ready to accept connections"), wait.ForLog("\\+monitor master").AsRegexp()))
 	return "redis+sentinel://127.0.0.1:" + ports[1] + "/master", "127.0.0.1:" + ports[0]
 }
 
