@@ -23,7 +23,17 @@ type Request struct {
 	Salt string
 	// NoCache neither reads nor writes the cache: the yardstick that everything else is compared with.
 	NoCache bool
+	// Priority says whose turn comes first; the zero value is Serving.
+	Priority Priority
 }
+
+// Priority orders requests that wait for a turn.
+type Priority uint8
+
+const (
+	Serving    Priority = iota // somebody waits for the answer
+	Background                 // a job that fills the tier: runs when nothing else does
+)
 
 // Result is a continuation and where its prompt's K/V came from.
 type Result struct {
@@ -79,13 +89,7 @@ func (r *Replica) Complete(ctx context.Context, req Request) (Result, error) {
 	}
 	s.chain.After(s.view.Cuts[s.chain.Namespace()])
 	res := Result{PromptTokens: len(tokens), Identity: e.Identity(), Label: label, Epoch: s.view.Epoch}
-	if !req.NoCache {
-		if err := s.reuse(ctx, &res); err != nil {
-			return Result{}, err
-		}
-	}
-	res.ComputedTokens = len(tokens) - seq.Len()
-	logits, err := seq.Prefill(ctx, tokens[seq.Len():])
+	logits, err := s.prompt(ctx, &res, req.NoCache)
 	if err != nil {
 		return Result{}, err
 	}

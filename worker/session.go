@@ -21,6 +21,18 @@ type session struct {
 	kept   int          // blocks of the chain that need not be put any more
 }
 
+// prompt brings the K/V of the whole prompt into the sequence, from the cache or by computing it, and returns the logits of its last token.
+func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]float32, error) {
+	if !noCache {
+		if err := s.reuse(ctx, res); err != nil {
+			return nil, err
+		}
+	}
+	missing := s.tokens[s.seq.Len():]
+	res.ComputedTokens = len(missing)
+	return s.seq.Prefill(ctx, missing)
+}
+
 // extend brings hashes up to the full blocks among the first n tokens.
 func (s *session) extend(n int) {
 	parent := s.chain.Root()

@@ -1,0 +1,43 @@
+package engine
+
+import "context"
+
+// Batcher is an optional power of an Engine: to compute one token for each of several sequences in less time than one after another,
+// because weights are read once for all of them.
+type Batcher interface {
+	// Step appends tokens[i] to seqs[i], which are different open sequences of this engine, and returns the logits of each: slices
+	// that are valid until the next call on the sequence they belong to. Bits are the same as those of Prefill with the same
+	// token. On error no sequence has grown. The caller must not use the sequences meanwhile.
+	Step(ctx context.Context, seqs []Sequence, tokens []int32) ([][]float32, error)
+}
+
+// Generator is an optional power of a Sequence whose engine samples by itself, such as a server beside this process that hands out
+// tokens and no logits. A worker then calls Generate in the place of Prefill and a Sampler.
+type Generator interface {
+	// Generate computes tokens at positions Len() onward, then generates until a token for which emit returns false, the end of
+	// text, opts.MaxTokens tokens, or the end of ctx. emit is called from this goroutine for each token, in order; the
+	// token that ends a text is not emitted. Afterwards Len() counts what Export can read: all of tokens, and those of the
+	// generated ones whose K/V the engine has. With MaxTokens 0 it computes tokens and no more.
+	Generate(ctx context.Context, tokens []int32, opts GenerateOptions, emit func(Generated) bool) error
+}
+
+// GenerateOptions say how a Generator samples.
+type GenerateOptions struct {
+	SampleOptions
+	MaxTokens int
+	// TopLogprobs asks for the log-probabilities of that many likeliest tokens at each position; 0 for none.
+	TopLogprobs int
+}
+
+// Generated is one token of a Generator.
+type Generated struct {
+	Token   int32
+	Logprob float32 // of Token; only with TopLogprobs
+	Top     []TokenLogprob
+}
+
+// TokenLogprob is a token and the logarithm of its probability.
+type TokenLogprob struct {
+	Token   int32
+	Logprob float32
+}
