@@ -86,7 +86,7 @@ func (s *session) keep() error {
 	s.extend(s.seq.Len())
 	for ; s.kept < s.seq.Len()/l.BlockTokens; s.kept++ {
 		pos := s.kept * l.BlockTokens
-		err := s.cache.Put(s.view, s.chain.Namespace(), s.hashes[s.kept], s.kept, func(p block.Part, dst []byte) error {
+		err := s.cache.Put(s.view, s.chain.Namespace(), s.hashes[:s.kept+1], func(p block.Part, dst []byte) error {
 			return s.seq.Export(pos, p, dst)
 		})
 		if err != nil {
