@@ -80,6 +80,7 @@ func (m *member) start() {
 		w.log("%s starts on %s, %s", m.name, label(n), m.onExpiry)
 		m.replica, err = worker.NewReplica(worker.Options{
 			Engine: &oracle{w: m, id: identity(n)}, Label: label(n), Cache: m.cache, Grants: m, OnExpiry: m.onExpiry, MaxSequences: maxNesting + 2,
+			PrefixWait: -1, // all requests are of one goroutine: none may wait for another
 		})
 	}
 	if err != nil {
