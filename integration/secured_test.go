@@ -108,7 +108,7 @@ func (s *secured) refusals(t *testing.T) {
 	for role, more := range map[string][]string{
 		"worker": {
 			"scan 0", "eval return(0) 0", "publish kvt1:{ctl}:inv x", "set kvt1:{ctl}:model:m x", "getrange kvt1:{ctl}:w:a 0 9", "get kvt1:{ctl}:lease",
-			"unlink kvt1:{ctl}:model:m", "set kvt1:{ctl}:lease x", "append kvt1:d:a x", "expire kvt1:d:a 1", "persist kvt1:d:a", "dbsize",
+			"unlink kvt1:{ctl}:model:m", "set kvt1:{ctl}:lease x", "append kvt1:d:a x", "expire kvt1:d:a 1", "dbsize",
 		},
 		"coordinator": {"get kvt1:d:a", "set kvt1:d:a x", "getrange kvt1:d:a 0 9", "exists kvt1:d:a", "script load x", "eval return(redis.call('get','kvt1:d:a')) 1 kvt1:d:a"},
 		"dashboard": {
