@@ -6,6 +6,7 @@ require (
 	charm.land/lipgloss/v2 v2.0.6
 	github.com/alicebob/miniredis/v2 v2.40.0
 	github.com/anishathalye/porcupine v1.3.1
+	github.com/ardanlabs/jinja v1.8.0
 	github.com/dustin/go-humanize v1.1.0
 	github.com/eliben/go-sentencepiece v0.6.0
 	github.com/failsafe-go/failsafe-go v0.9.8
