@@ -45,6 +45,9 @@ func (t *agenda) decodeNext() bool { return len(t.chunks) == 0 || t.chunkLast &&
 
 // next hands out a chunk, or all decode steps; nil if nothing waits.
 func (t *agenda) next() []*step {
+	if t.empty() {
+		return nil
+	}
 	if t.decodeNext() {
 		t.chunkLast = false
 		all := t.decodes

@@ -22,6 +22,7 @@ type tokenizer struct {
 	bos, eos  int32    // -1 if the model has none
 	addBOS    bool
 	addSpace  bool // a space in front of the text belongs to the model's idea of a text, not to the text
+	chat      chat
 }
 
 // Token types, numbered alike in GGUF and SentencePiece.
@@ -78,6 +79,9 @@ func newTokenizer(m gguf.Metadata) (*tokenizer, error) {
 	}
 	t.bos, t.eos = special("bos_token_id"), special("eos_token_id")
 	t.addBOS, t.addSpace = flag("add_bos_token") && t.bos >= 0, flag("add_space_prefix")
+	if err == nil {
+		t.chat, err = readChat(m, v, t.bos, t.eos)
+	}
 	return t, err
 }
 
