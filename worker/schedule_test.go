@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,15 +15,28 @@ import (
 	"github.com/kvtier/kvtier/worker"
 	"github.com/kvtier/kvtier/worker/engine"
 	"github.com/kvtier/kvtier/worker/llama"
+	"github.com/kvtier/kvtier/worker/llama/llamatest"
 )
+
+// tiny is a real engine, small enough for tests that are about order.
+func tiny(t testing.TB) engine.Engine {
+	t.Helper()
+	file := llamatest.Random(llamatest.Config{Seed: 1, Context: 2048}).Bytes()
+	m, err := llama.OpenReader(bytes.NewReader(file), int64(len(file)), "tiny", llama.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m // the replica closes it
+}
 
 // Whatever runs beside a request, in whatever order: its tokens are those of a lone run.
 func TestOutputDoesNotDependOnWhatRunsBeside(t *testing.T) {
-	real := open(t, v2, llama.Options{})
-	alone := replicaOf(t, open(t, v2, llama.Options{}), nil)
+	real := tiny(t)
+	alone := replicaOf(t, tiny(t), nil)
 	watch := &watched{Engine: real}
 	engines := map[string]*worker.Replica{
-		"side by side": newReplica(t, v2, nil, func(o *worker.Options) { o.MaxSequences, o.PrefillChunk = 3, 24 }),
+		"side by side": replicaOf(t, &watched{Engine: tiny(t)}, func(o *worker.Options) { o.MaxSequences, o.PrefillChunk = 3, 24 }),
+		"by Step":      replicaOf(t, tiny(t), func(o *worker.Options) { o.MaxSequences, o.PrefillChunk = 3, 24 }),
 		"in batches":   replicaOf(t, batching{watch}, func(o *worker.Options) { o.MaxSequences, o.PrefillChunk = 3, 24 }),
 	}
 	known := map[string][]int32{}
@@ -42,7 +56,7 @@ func TestOutputDoesNotDependOnWhatRunsBeside(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				requests := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) worker.Request {
 					return worker.Request{
-						Prompt:      speech[:rapid.SampledFrom([]int{1, 40, 100, len(speech)}).Draw(rt, "prompt")],
+						Prompt:      speech[:rapid.SampledFrom([]int{1, 40, 100, 200}).Draw(rt, "prompt")],
 						MaxTokens:   rapid.SampledFrom([]int{0, 1, 6, 12}).Draw(rt, "max"),
 						Temperature: rapid.SampledFrom([]float64{0, 1}).Draw(rt, "temperature"),
 						Seed:        rapid.Uint64Range(0, 2).Draw(rt, "seed"),
@@ -74,11 +88,11 @@ func TestOutputDoesNotDependOnWhatRunsBeside(t *testing.T) {
 
 // A long prompt does not hold up those who generate, nor they it.
 func TestALongPromptDoesNotStarveDecoding(t *testing.T) {
-	watch := &watched{Engine: open(t, v2, llama.Options{})}
+	watch := &watched{Engine: tiny(t)}
 	r := replicaOf(t, batching{watch}, func(o *worker.Options) { o.PrefillChunk = 32 })
 	long := make([]int32, 1500)
 	for i := range long {
-		long[i] = int32(300 + i*7%500)
+		long[i] = int32(3 + i*7%200)
 	}
 	var prompt sync.WaitGroup
 	begin := sync.OnceFunc(func() {
@@ -119,11 +133,11 @@ func TestBackgroundWorkYieldsAtChunkBorders(t *testing.T) {
 		"side by side": func(e *watched) engine.Engine { return e }, "in batches": func(e *watched) engine.Engine { return batching{e} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			watch := &watched{Engine: open(t, v2, llama.Options{})}
+			watch := &watched{Engine: tiny(t)}
 			r := replicaOf(t, wrap(watch), func(o *worker.Options) { o.PrefillChunk = 16 })
 			long := make([]int32, 400)
 			for i := range long {
-				long[i] = int32(300 + i)
+				long[i] = int32(3 + i*7%200)
 			}
 			var job sync.WaitGroup
 			begun := make(chan struct{})
@@ -161,17 +175,17 @@ func TestBackgroundWorkYieldsAtChunkBorders(t *testing.T) {
 func TestANewPrefixIsComputedOnce(t *testing.T) {
 	for name, first := range map[string]worker.Priority{"serving": worker.Serving, "background": worker.Background} {
 		t.Run(name, func(t *testing.T) {
-			watch := &watched{Engine: open(t, v2, llama.Options{})}
+			watch := &watched{Engine: tiny(t)}
 			r := replicaOf(t, watch, func(o *worker.Options) { o.PrefillChunk = 32 })
 			prefix := make([]int32, 480)
 			for i := range prefix {
-				prefix[i] = int32(300 + i)
+				prefix[i] = int32(3 + i*7%200)
 			}
 			var others sync.WaitGroup
 			begin := sync.OnceFunc(func() {
 				for i := range 3 {
 					others.Go(func() {
-						res, err := r.Complete(t.Context(), worker.Request{Tokens: append(slices.Clone(prefix), int32(400+i), 5), MaxTokens: 0})
+						res, err := r.Complete(t.Context(), worker.Request{Tokens: append(slices.Clone(prefix), int32(100+i), 5), MaxTokens: 0})
 						if err != nil || res.HotTokens != len(prefix) {
 							t.Errorf("%d tokens hit, want %d: %v", res.HotTokens, len(prefix), err)
 						}
@@ -193,7 +207,7 @@ func TestANewPrefixIsComputedOnce(t *testing.T) {
 // Who waits for a request that fails, or does not get on, computes by itself.
 func TestAPrefixThatDoesNotCome(t *testing.T) {
 	broken := errors.New("broken")
-	watch := &watched{Engine: open(t, v2, llama.Options{})}
+	watch := &watched{Engine: tiny(t)}
 	r := replicaOf(t, watch, func(o *worker.Options) { o.PrefixWait = 1 })
 	begun, release := make(chan struct{}), make(chan struct{})
 	watch.before = func(c call) error {
@@ -224,7 +238,7 @@ func TestAPrefixThatDoesNotCome(t *testing.T) {
 
 // The choices of a request share its prompt: it is computed once, but for the tokens behind the last full block.
 func TestChoicesShareThePrompt(t *testing.T) {
-	watch := &watched{Engine: open(t, v2, llama.Options{})}
+	watch := &watched{Engine: tiny(t)}
 	r := replicaOf(t, batching{watch}, nil)
 	req := worker.Request{Prompt: speech, MaxTokens: 8, Temperature: 1, Seed: 3, N: 4}
 	res := complete(t, r, req)
@@ -319,10 +333,10 @@ func TestAGeneratorGivesTheSame(t *testing.T) {
 // One sequence's trouble stays its own, and nobody's place is lost.
 func TestAnEngineThatFails(t *testing.T) {
 	broken := errors.New("broken")
-	watch := &watched{Engine: open(t, v2, llama.Options{}), refuse: broken} // no batch ever works
+	watch := &watched{Engine: tiny(t), refuse: broken} // no batch ever works
 	r := replicaOf(t, batching{watch}, func(o *worker.Options) { o.MaxSequences, o.PrefixWait = 2, -1 })
 	watch.before = func(c call) error {
-		if c.seq == 1 && c.pos > 130 {
+		if c.seq == 1 && c.pos > 60 {
 			return broken
 		}
 		return nil
@@ -331,7 +345,7 @@ func TestAnEngineThatFails(t *testing.T) {
 	errs := make([]error, 2)
 	for i := range errs {
 		all.Go(func() {
-			_, errs[i] = r.Complete(t.Context(), worker.Request{Prompt: speech, MaxTokens: 60, NoCache: true})
+			_, errs[i] = r.Complete(t.Context(), worker.Request{Tokens: make([]int32, 40), MaxTokens: 60, NoCache: true})
 		})
 	}
 	all.Wait()
@@ -344,7 +358,7 @@ func TestAnEngineThatFails(t *testing.T) {
 }
 
 func TestWhoLeavesGivesUpThePlace(t *testing.T) {
-	watch := &watched{Engine: open(t, v2, llama.Options{})}
+	watch := &watched{Engine: tiny(t)}
 	for name, e := range map[string]engine.Engine{"side by side": watch, "in batches": batching{watch}} {
 		t.Run(name, func(t *testing.T) {
 			r := replicaOf(t, e, func(o *worker.Options) { o.MaxSequences = 1 })
@@ -362,25 +376,23 @@ func TestWhoLeavesGivesUpThePlace(t *testing.T) {
 			}
 			complete(t, r, worker.Request{Prompt: speech, MaxTokens: 1})
 		})
-		watch.Engine = open(t, v2, llama.Options{}) // the replica closes its engine
+		watch.Engine = tiny(t) // the replica closes its engine
 	}
 }
 
 func TestSequencesAreBoundedInBytes(t *testing.T) {
-	e := open(t, v2, llama.Options{})
+	e := tiny(t)
 	perSpan := e.(engine.Sized).SequenceBytes(1)
 	if want := int64(2 * 256 * e.Layout().TokenBytes()); perSpan < want || perSpan > want+1024 {
 		t.Fatalf("%d bytes for a sequence of one token, want 256 tokens of float32: %d", perSpan, want)
 	}
-	watch := &watched{}
 	r := replicaOf(t, e, func(o *worker.Options) { o.MaxSequenceBytes = 2 * perSpan })
-	_ = watch
-	complete(t, r, worker.Request{Prompt: speech, MaxTokens: 10})
-	_, err := r.Complete(t.Context(), worker.Request{Prompt: speech, MaxTokens: 600})
+	complete(t, r, worker.Request{Prompt: "a", MaxTokens: 10})
+	_, err := r.Complete(t.Context(), worker.Request{Prompt: "a", MaxTokens: 600})
 	if bad, ok := errors.AsType[*worker.RequestError](err); !ok || bad.Code != "too_large" {
 		t.Errorf("more than there is: %v", err)
 	}
-	if _, err := r.Complete(t.Context(), worker.Request{Prompt: speech, MaxTokens: 10, N: 3}); !errors.Is(err, worker.ErrRequest) {
+	if _, err := r.Complete(t.Context(), worker.Request{Prompt: "a", MaxTokens: 10, N: 3}); !errors.Is(err, worker.ErrRequest) {
 		t.Errorf("three choices: %v", err)
 	}
 }
