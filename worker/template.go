@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"sync"
 
 	"github.com/ardanlabs/jinja"
@@ -32,9 +31,6 @@ type chatTemplate struct {
 	err      error // why it cannot be used
 }
 
-// hooked are the tags behind which a template counts its steps: one per turn of a loop and per call of a macro.
-var hooked = regexp.MustCompile(`\{%[-+]?\s*(?:for|macro)\b(?:[^%'"]|'[^']*'|"[^"]*"|%[^}])*?([-+]?)%\}`)
-
 // newChatTemplate compiles a template. Its errors come when it is used: a worker whose model has a template that nobody can read still
 // answers completions.
 func newChatTemplate(t engine.ChatTemplate) *chatTemplate {
@@ -46,9 +42,11 @@ func newChatTemplate(t engine.ChatTemplate) *chatTemplate {
 		c.err = fmt.Errorf("%w: it has %d bytes, want at most %d", ErrTemplate, len(t.Source), maxTemplateBytes)
 		return c
 	}
-	// The hook stands directly behind the tag and trims what the tag trimmed, so that white space comes out as before.
-	var err error
-	if c.compiled, err = jinja.Compile(hooked.ReplaceAllString(t.Source, "$0{% set kvtier_ = kvtier_step() $1%}")); err != nil {
+	source, err := hooked(t.Source)
+	if err == nil {
+		c.compiled, err = jinja.Compile(source)
+	}
+	if err != nil {
 		c.err = fmt.Errorf("%w: %v", ErrTemplate, err)
 	}
 	return c
