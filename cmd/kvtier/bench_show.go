@@ -105,6 +105,8 @@ func remoteName(op string) string {
 		return "get, header and checksum verified"
 	case "put":
 		return "put, sealed with header and checksum"
+	case "put_sealed":
+		return "put of what was sealed before"
 	}
 	return op
 }
