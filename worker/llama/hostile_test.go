@@ -132,7 +132,7 @@ func TestOpenPath(t *testing.T) {
 	if _, err := llama.Open(filepath.Join(dir, "none.gguf"), llama.Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v, want ErrNotExist", err)
 	}
-	if _, err := llama.Open(dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "not a file") {
+	if _, err := llama.Open(dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "config.json") {
 		t.Errorf("directory: %v", err)
 	}
 	path := filepath.Join(dir, "ok.gguf")
