@@ -40,6 +40,7 @@ func (c *Cache) Put(v View, ns block.Digest, hash block.Hash, depth int, export 
 func (c *Cache) admit(e *entry) {
 	victims, _ := c.hot.insert(e)
 	c.stats.evicted.Add(int64(len(victims)))
+	c.fates.evicted(victims)
 	for _, v := range victims {
 		if c.remote != nil && c.opts.WritePolicy == WriteOnEvict {
 			c.spill.offer(v)

@@ -272,6 +272,7 @@ func (c *Cache) store(batch []*entry) error {
 	err := c.remote.Put(ctx, items, c.opts.TTL)
 	if err == nil {
 		c.link.stored(items, time.Since(start))
+		c.fates.stored(batch, c.now())
 	}
 	return err
 }
