@@ -41,7 +41,7 @@ func newFates(ttl time.Duration) *fates {
 }
 
 // stored notes that blocks are in the remote tier from now on.
-func (f *fates) stored(blocks []*entry, now time.Time) {
+func (f *fates) stored(blocks []*spillItem, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, e := range blocks {

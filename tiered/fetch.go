@@ -79,10 +79,8 @@ func (c *Cache) begin(f *Fetch, v View, ns block.Digest, hashes []block.Hash) (m
 	}
 	remote := c.remote != nil && f.view.Access == AccessShared && !c.closed.Load()
 	f.hot = c.hot.run(f.hot, &f.view.Generation, hashes)
-	if remote && c.opts.WritePolicy == WriteThrough {
-		for _, e := range f.hot { // what an outage kept from being stored
-			c.spill.offer(e)
-		}
+	if remote && c.opts.WritePolicy != WriteOnEvict {
+		c.offerRun(f.hot)
 	}
 	if len(f.hot) < len(hashes) && !remote {
 		f.why = MissUnshared
