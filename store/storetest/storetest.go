@@ -22,7 +22,8 @@ type Harness struct {
 	Advance func(d time.Duration)
 	// MaxTTLJitter is by which part of itself the store may lengthen a TTL, such as 0.1.
 	MaxTTLJitter float64
-	// NoPrefixed says that the store is not meant to be store.Prefixed; otherwise it must be, itself or by Unwrap.
+	// NoPrefixed says that the store is not meant to be store.Prefixed, Sweeper and Leaser; otherwise it must be all of them, itself or
+	// by Unwrap.
 	NoPrefixed bool
 }
 
@@ -61,6 +62,9 @@ var cases = []struct {
 	{"SweepManyPrefixes", testSweep},
 	{"SweepResumes", testSweepResumes},
 	{"SweepIsCareful", testSweepCareful},
+	{"LeaseIsHeldByOne", testLease},
+	{"LeaseContended", testLeaseOnce},
+	{"LeaseRefuses", testLeaseRefuses},
 	{"Closed", testClosed},
 }
 
