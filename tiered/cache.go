@@ -102,6 +102,10 @@ type Cache struct {
 	seen    seen // with WriteOnSecondHit
 	leases  leases
 	link    link
+	reads   pathMeter
+	explore explorer
+	breaker interface{ Admits() bool } // nil: none in front of the remote tier
+	fates   *fates
 	flights flights
 	tenants tenants
 
@@ -125,6 +129,8 @@ func New(opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
+	c.fates = newFates(opts.TTL)
+	c.breaker, _ = store.As[interface{ Admits() bool }](opts.Remote)
 	c.slabs = newSlabs(format, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)

@@ -98,14 +98,7 @@ func (w *FillWatch) Idle(ctx context.Context) int {
 func (w *FillWatch) Found() int { return int(w.found.Load()) }
 
 // Over reports whether no more blocks will be found.
-func (w *FillWatch) Over() bool {
-	select {
-	case <-w.done:
-		return true
-	default:
-		return false
-	}
-}
+func (w *FillWatch) Over() bool { return closed(w.done) }
 
 // Close ends the watch.
 func (w *FillWatch) Close() {

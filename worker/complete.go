@@ -86,6 +86,7 @@ func (r *Replica) Complete(ctx context.Context, req Request) (Result, error) {
 		// The latch keeps the engine resident until the end, so this view and these weights belong together all the way.
 		view:  r.opts.Cache.View(),
 		chain: block.NewChain(r.opts.Secret, e.Identity(), req.Salt, e.Layout().BlockTokens),
+		gate:  r.opts.Gate, prefill: &r.prefill, compute: seq.Prefill,
 	}
 	s.chain.After(s.view.Cuts[s.chain.Namespace()])
 	res := Result{PromptTokens: len(tokens), Identity: e.Identity(), Label: label, Epoch: s.view.Epoch}
