@@ -35,6 +35,7 @@ type nodeOptions struct {
 	secret       []byte
 	onExpiry     coordinator.OnExpiry
 	writePolicy  tiered.WritePolicy
+	fillLease    bool
 	hotBytes     int64
 	spillBytes   int64
 	ttl          time.Duration
@@ -103,7 +104,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 	}
 	n.cache, err = tiered.New(tiered.Options{
 		Layout: first.Layout(), Remote: remote, HotBytes: o.hotBytes, SpillBytes: o.spillBytes, TTL: o.ttl,
-		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, Logger: o.logger,
+		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, FillLease: o.fillLease, Logger: o.logger,
 	})
 	if err != nil {
 		return n, usageError{err}

@@ -71,6 +71,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
 	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
+	fl.BoolVar(&f.node.fillLease, "fill-lease", true, "claim prefixes that are being computed, so that other workers that miss them at the same time may wait")
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
 	fl.IntVar(&f.node.sequences, "sequences", 4, "requests that run at once")
 	return cmd
