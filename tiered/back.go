@@ -182,7 +182,7 @@ func (b *Back) more() {
 	b.fills, mine = f.c.join(b.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], b.rest, b.end-1-had, -1)
 	b.rest = b.rest[len(b.fills)-had:]
 	if len(mine) > 0 {
-		f.c.background(func() { f.c.lead(mine, b.group) })
+		f.c.background(func() { f.c.reads.read(f.c.lead(mine, b.group)) })
 	}
 }
 
@@ -333,7 +333,7 @@ func (b *Back) Pass() {
 		}
 		some := min(found, max(1, exploreBytes/c.format.Layout().BlockBytes()))
 		joined, mine := c.join(nil, g, ns, cut, rest[:some], from, 1)
-		c.lead(mine, len(mine))
+		c.reads.renew(c.lead(mine, len(mine)))
 		for _, fl := range joined {
 			c.leave(fl)
 		}

@@ -98,6 +98,16 @@ func (m *pathMeter) read(bytes int, d time.Duration) {
 	m.byte.lean(s / float64(bytes))
 }
 
+// renew is read for a path that was judged slow: if it has become fast, it is fast at once.
+func (m *pathMeter) renew(bytes int, d time.Duration) {
+	m.read(bytes, d)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := average(max(d.Seconds(), minute) / float64(max(bytes, 1))); bytes > 0 && s < m.byte {
+		m.byte = s
+	}
+}
+
 func (m *pathMeter) estimate() Path {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -110,7 +110,7 @@ func (f *Fetch) more() {
 	f.rest = f.rest[len(f.fills)-had:]
 	if len(mine) > 0 {
 		c := f.c
-		c.background(func() { c.lead(mine, len(mine)) })
+		c.background(func() { c.reads.read(c.lead(mine, len(mine))) })
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/codec"
@@ -132,13 +133,13 @@ func (c *Cache) unwanted(fills []*fill) bool {
 }
 
 // lead fetches fills in their order and finishes each of them, asking for group of them at a time: all at once keep the wire full, fewer
-// arrive one by one on a slow one. It runs under its own deadline, whoever waits may leave at any time, and it measures.
-func (c *Cache) lead(fills []*fill, group int) {
+// arrive one by one on a slow one. It runs under its own deadline, whoever waits may leave at any time. It returns how many bytes took how long.
+func (c *Cache) lead(fills []*fill, group int) (bytes int, took time.Duration) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.FetchTimeout)
 	defer cancel()
 	scratch := c.scratches.Get().(*codec.Scratch)
 	defer c.scratches.Put(scratch)
-	start, bytes := c.now(), 0
+	start := c.now()
 	for len(fills) > 0 {
 		n := min(group, len(fills))
 		done, got, err := c.read(ctx, fills[:n], scratch)
@@ -154,7 +155,7 @@ func (c *Cache) lead(fills []*fill, group int) {
 			break
 		}
 	}
-	c.reads.read(bytes, c.now().Sub(start))
+	return bytes, c.now().Sub(start)
 }
 
 // read fetches fills in one batch and commits them as they arrive. It returns how many arrived, the bytes, and why it stopped; without an

@@ -101,7 +101,7 @@ const (
 	// bothShare is by how much doing both has to beat the better of the two: it costs processor time of both.
 	bothShare = 0.9
 	// graceShare is the part of the time to compute that a request may spend on waiting for an answer to "what is there".
-	graceShare = 0.02
+	graceShare = 0.01
 	// meetSlack is how far estimates may be off before a request stops to wait for what it was promised.
 	meetSlack = 2
 )

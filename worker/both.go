@@ -49,7 +49,7 @@ func (s *session) meet(ctx context.Context, b *tiered.Back) error {
 		if s.seq.Len() >= all*s.engine.Layout().BlockTokens {
 			return nil // everything has been computed meanwhile
 		}
-		if err := s.chunk(ctx, b, all); err != nil {
+		if err := s.chunk(ctx, b, all*s.engine.Layout().BlockTokens); err != nil {
 			return err
 		}
 		wait = 0
@@ -78,7 +78,9 @@ func (s *session) approach(ctx context.Context, b *tiered.Back) error {
 		}
 		w := s.work(b.Low())
 		plan := tiered.Decide(b.Path(), s.prefill.Estimate(), w)
-		if ahead := min(leastTokens, w.End-w.At); plan.Meet-w.At < ahead && !b.Late() {
+		if b.Late() {
+			plan.Meet = w.End
+		} else if plan.Meet-w.At < min(leastTokens, w.End-w.At) {
 			// Too few tokens for a call to the engine will have to be computed: wait, and decide anew.
 			if b.Next(ctx, plan.Patience()) {
 				if err := s.place(b.Low()*bt, b.Part); err != nil {
@@ -87,17 +89,17 @@ func (s *session) approach(ctx context.Context, b *tiered.Back) error {
 			}
 			continue
 		}
-		if err := s.chunk(ctx, b, b.Low()); err != nil {
+		if err := s.chunk(ctx, b, plan.Meet); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// chunk computes the next tokens, at most to the end of the given block; blocks that it covers need not arrive any more.
-func (s *session) chunk(ctx context.Context, b *tiered.Back, blocks int) error {
+// chunk computes the next tokens, up to most; blocks that it covers need not arrive any more.
+func (s *session) chunk(ctx context.Context, b *tiered.Back, most int) error {
 	bt := s.engine.Layout().BlockTokens
-	end := min(s.seq.Len()+max(bt, chunkTokens/bt*bt), blocks*bt)
+	end := min(s.seq.Len()+max(bt, chunkTokens/bt*bt), most)
 	b.Until(end / bt)
 	_, err := s.computeTo(ctx, end)
 	return err
