@@ -135,7 +135,10 @@ func Faults(ctx context.Context, o FaultOptions) (rows []FaultRow, err error) {
 	if b.admin, err = openAdmin(ctx, o); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.admin.Close()) }()
+	defer func() {
+		clean := context.WithoutCancel(ctx)
+		err = errors.Join(err, b.admin.FlushAll(clean).Err(), b.admin.Close())
+	}()
 	if b.proxy, err = faultproxy.Open(faultproxy.Options{Listen: "127.0.0.1:0", Upstream: o.Upstream, Seed: o.Seed}); err != nil {
 		return nil, err
 	}
@@ -154,15 +157,14 @@ func Faults(ctx context.Context, o FaultOptions) (rows []FaultRow, err error) {
 	return rows, nil
 }
 
-// one measures a row on an empty server.
+// one measures a row.
 func (b *faultBench) one(ctx context.Context, r faultRow) (row FaultRow, err error) {
-	if err := errors.Join(b.proxy.Set(faultproxy.Faults{}), b.admin.FlushAll(ctx).Err()); err != nil {
+	if err := b.proxy.Set(faultproxy.Faults{}); err != nil {
 		return row, err
 	}
 	defer func() {
 		clean := context.WithoutCancel(ctx)
-		heal := b.proxy.Set(faultproxy.Faults{})
-		err = errors.Join(err, heal, b.stop(clean), b.limit(clean, 0), b.admin.FlushAll(clean).Err())
+		err = errors.Join(err, b.proxy.Set(faultproxy.Faults{}), b.stop(clean), b.limit(clean, 0))
 	}()
 	row, err = r.run(ctx, b)
 	row.Fault, row.About, row.Target = r.name, r.about, r.target
@@ -177,6 +179,7 @@ type faultBench struct {
 	proxy   *faultproxy.Proxy
 	random  *rand.Rand
 	workers []*FaultWorker
+	shared  [][]int32 // prefixes that are stored
 }
 
 func openAdmin(ctx context.Context, o FaultOptions) (*redis.Client, error) {
@@ -226,7 +229,7 @@ func (b *faultBench) start(ctx context.Context, proxied bool, hotBytes, spillByt
 		return nil, err
 	}
 	b.workers = append(b.workers, w)
-	for _, n := range []int{b.o.NewTokens, b.o.PrefixTokens, b.o.NewTokens} {
+	for _, n := range []int{b.o.NewTokens, b.o.PrefixTokens} {
 		if _, err := w.Replica.Complete(ctx, worker.Request{Tokens: b.prompt(n), NoCache: true, MaxTokens: 1}); err != nil {
 			return nil, err
 		}
@@ -235,11 +238,11 @@ func (b *faultBench) start(ctx context.Context, proxied bool, hotBytes, spillByt
 }
 
 func (b *faultBench) stop(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
 	var errs []error
 	for _, w := range b.workers {
-		errs = append(errs, w.Close(ctx))
+		brief, cancel := context.WithTimeout(ctx, time.Second) // what is queued does not matter any more
+		errs = append(errs, w.Close(brief))
+		cancel()
 	}
 	b.workers = nil
 	return errors.Join(errs...)

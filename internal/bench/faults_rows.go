@@ -17,7 +17,7 @@ const (
 	// nothingHot leaves no room for a block: every reuse is through Redis.
 	nothingHot = 1
 	// faultPrefixes is how many different prefixes a row reuses.
-	faultPrefixes = 5
+	faultPrefixes = 3
 	// faultAdapt is how many requests a worker gets to learn about a link before it is measured.
 	faultAdapt = 10
 )
@@ -65,27 +65,48 @@ func noReuse(ctx context.Context, b *faultBench) (FaultRow, error) {
 	return summary(pairs), err
 }
 
-// stored starts a worker that has no memory of its own, and prefixes that another one has stored.
-func (b *faultBench) stored(ctx context.Context) (*FaultWorker, [][]int32, error) {
+// prefixes are stored by a worker of their own before the first row that wants them.
+func (b *faultBench) prefixes(ctx context.Context) ([][]int32, error) {
+	if b.shared != nil {
+		return b.shared, nil
+	}
 	producer, err := b.start(ctx, false, faultHot, faultSpill)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	prompts := b.prompts(faultPrefixes, b.o.PrefixTokens)
-	for _, p := range prompts {
+	b.shared = b.prompts(faultPrefixes, b.o.PrefixTokens)
+	for _, p := range b.shared {
 		if _, err := producer.Replica.Complete(ctx, worker.Request{Tokens: p, MaxTokens: 1}); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	if err := producer.Cache.Flush(ctx); err != nil {
-		return nil, nil, err
-	}
-	w, err := b.start(ctx, true, nothingHot, faultSpill)
+	return b.shared, producer.Cache.Flush(ctx)
+}
+
+// stored starts a worker that has no memory of its own, behind the proxy, and returns prefixes that are in Redis.
+func (b *faultBench) stored(ctx context.Context) (*FaultWorker, [][]int32, error) {
+	prompts, err := b.prefixes(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	_, err = b.measure(ctx, w, again(prompts, 3)) // connections, and what a healthy link is like
+	w, err := b.connected(ctx)
 	return w, prompts, err
+}
+
+// connected starts a worker behind the proxy that has seen what a healthy link is like, and mended what an earlier row has damaged.
+func (b *faultBench) connected(ctx context.Context) (*FaultWorker, error) {
+	w, err := b.start(ctx, true, nothingHot, faultSpill)
+	if err != nil {
+		return nil, err
+	}
+	for range 2 {
+		for _, p := range b.shared {
+			if _, err := w.Replica.Complete(ctx, worker.Request{Tokens: p, MaxTokens: 1}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return w, w.Cache.Flush(ctx)
 }
 
 // reuse is a row of prefixes that are in Redis, under faults, of which adapt requests are not counted.
@@ -109,12 +130,12 @@ func (b *faultBench) reuse(ctx context.Context, adapt int, faults func(healthy [
 		return FaultRow{}, err
 	}
 	worst := 0.0
-	for range adapt / faultTurn {
-		pairs, err := b.measure(ctx, w, again(prompts, faultTurn))
+	for i := range adapt {
+		res, err := w.Replica.Complete(ctx, worker.Request{Tokens: prompts[i%len(prompts)], MaxTokens: 1})
 		if err != nil {
 			return FaultRow{}, err
 		}
-		worst = max(worst, summary(pairs).AddedMaxMs)
+		worst = max(worst, ms(res.TTFT)-summary(healthy).PlainP50Ms)
 	}
 	pairs, err := b.measure(ctx, w, again(prompts, b.o.Requests))
 	if err != nil {
@@ -141,8 +162,8 @@ func (b *faultBench) reuse(ctx context.Context, adapt int, faults func(healthy [
 func linkLikeCompute(ctx context.Context, b *faultBench) (FaultRow, error) {
 	var rate int64
 	row, err := b.reuse(ctx, faultAdapt, func(healthy []pair) faultproxy.Faults {
-		block := b.workers[0].blockBytes()
-		bytes := block * float64(b.o.PrefixTokens/b.workers[0].Cache.Stats().BlockTokens)
+		w := b.workers[len(b.workers)-1]
+		bytes := w.blockBytes() * float64(b.o.PrefixTokens/w.Cache.Stats().BlockTokens)
 		rate = int64(bytes / (summary(healthy).PlainP50Ms / 1000))
 		return faultproxy.Faults{BytesPerSecond: rate}
 	})
@@ -153,27 +174,24 @@ func linkLikeCompute(ctx context.Context, b *faultBench) (FaultRow, error) {
 // first measures the requests that meet a fault before the breaker knows of it. There are few of them, so that it begins anew several times.
 func first(f faultproxy.Faults) func(context.Context, *faultBench) (FaultRow, error) {
 	return func(ctx context.Context, b *faultBench) (FaultRow, error) {
-		_, prompts, err := b.stored(ctx)
+		prompts, err := b.prefixes(ctx)
 		if err != nil {
 			return FaultRow{}, err
 		}
 		var pairs []pair
 		var sums []float64
-		for range 4 {
+		for range 3 {
 			if err := b.proxy.Set(faultproxy.Faults{}); err != nil {
 				return FaultRow{}, err
 			}
-			w, err := b.start(ctx, true, nothingHot, faultSpill)
+			w, err := b.connected(ctx)
 			if err != nil {
-				return FaultRow{}, err
-			}
-			if _, err := b.measure(ctx, w, again(prompts, faultTurn)); err != nil {
 				return FaultRow{}, err
 			}
 			if err := b.proxy.Set(f); err != nil {
 				return FaultRow{}, err
 			}
-			p, err := b.measure(ctx, w, again(prompts, 2*faultTurn))
+			p, err := b.measure(ctx, w, again(prompts, faultTurn))
 			if err != nil {
 				return FaultRow{}, err
 			}
@@ -185,7 +203,7 @@ func first(f faultproxy.Faults) func(context.Context, *faultBench) (FaultRow, er
 			sums = append(sums, sum)
 		}
 		row := summary(pairs)
-		row.Note = fmt.Sprintf("%.0f ms added in all to the first %d requests, median of %d", quantile(sums, 0.5), 2*faultTurn, len(sums))
+		row.Note = fmt.Sprintf("%.0f ms added in all to the first %d requests, median of %d", quantile(sums, 0.5), faultTurn, len(sums))
 		return row, nil
 	}
 }
