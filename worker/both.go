@@ -30,10 +30,13 @@ func (s *session) loadOrCompute(ctx context.Context, res *Result) error {
 	return err
 }
 
+// at is where a block begins of which the cache was asked as the n-th.
+func (s *session) at(n int) int { return (s.resumed + n) * s.engine.Layout().BlockTokens }
+
 // work is what is left to get of the first so many blocks.
 func (s *session) work(blocks int) tiered.Work {
 	l := s.engine.Layout()
-	return tiered.Work{At: s.seq.Len(), End: blocks * l.BlockTokens, Block: l.BlockTokens, TokenBytes: float64(l.BlockBytes()) / float64(l.BlockTokens)}
+	return tiered.Work{At: s.seq.Len(), End: s.at(blocks), Block: l.BlockTokens, TokenBytes: float64(l.BlockBytes()) / float64(l.BlockTokens)}
 }
 
 // meet brings the blocks that the remote tier has into the sequence, by loading them from the back and computing from the front.
@@ -46,10 +49,10 @@ func (s *session) meet(ctx context.Context, b *tiered.Back) error {
 	}
 	b.Ask()
 	for !b.Answered(ctx, wait) {
-		if s.seq.Len() >= all*s.engine.Layout().BlockTokens {
+		if s.seq.Len() >= s.at(all) {
 			return nil // everything has been computed meanwhile
 		}
-		if err := s.chunk(ctx, b, all*s.engine.Layout().BlockTokens); err != nil {
+		if err := s.chunk(ctx, b, s.at(all)); err != nil {
 			return err
 		}
 		wait = 0
@@ -68,10 +71,9 @@ func (s *session) meet(ctx context.Context, b *tiered.Back) error {
 
 // approach places blocks as they arrive and computes meanwhile, until nothing is left between the two.
 func (s *session) approach(ctx context.Context, b *tiered.Back) error {
-	bt := s.engine.Layout().BlockTokens
-	for s.seq.Len() < b.Low()*bt && !b.Over() {
+	for s.seq.Len() < s.at(b.Low()) && !b.Over() {
 		if b.Next(ctx, 0) {
-			if err := s.place(b.Low()*bt, b.Part); err != nil {
+			if err := s.place(s.at(b.Low()), b.Part); err != nil {
 				return err
 			}
 			continue
@@ -83,7 +85,7 @@ func (s *session) approach(ctx context.Context, b *tiered.Back) error {
 		} else if plan.Meet-w.At < min(leastTokens, w.End-w.At) {
 			// Too few tokens for a call to the engine will have to be computed: wait, and decide anew.
 			if b.Next(ctx, plan.Patience()) {
-				if err := s.place(b.Low()*bt, b.Part); err != nil {
+				if err := s.place(s.at(b.Low()), b.Part); err != nil {
 					return err
 				}
 			}
@@ -100,15 +102,14 @@ func (s *session) approach(ctx context.Context, b *tiered.Back) error {
 func (s *session) chunk(ctx context.Context, b *tiered.Back, most int) error {
 	bt := s.engine.Layout().BlockTokens
 	end := min(s.seq.Len()+max(bt, chunkTokens/bt*bt), most)
-	b.Until(end / bt)
+	b.Until(end/bt - s.resumed)
 	_, err := s.computeTo(ctx, end)
 	return err
 }
 
 // join computes what is left before the blocks that have arrived and passes over those, if they may still be used.
 func (s *session) join(ctx context.Context, b *tiered.Back) error {
-	bt := s.engine.Layout().BlockTokens
-	low := b.Low() * bt
+	low := s.at(b.Low())
 	b.Until(b.Low())
 	if b.Low() == b.End() {
 		return nil
@@ -121,7 +122,7 @@ func (s *session) join(ctx context.Context, b *tiered.Back) error {
 	if !b.Take() {
 		return nil
 	}
-	if err := s.seq.Skip(b.End()*bt - s.seq.Len()); err != nil {
+	if err := s.seq.Skip(s.at(b.End()) - s.seq.Len()); err != nil {
 		return fmt.Errorf("worker: import: %w", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/tiered"
+	"github.com/kvtier/kvtier/worker/engine"
 )
 
 // fillChunk is how much is computed before a request looks whether another worker's blocks have come.
@@ -14,12 +15,12 @@ const fillChunk = 128
 // lookOut computes the blocks that no tier has, unless another worker is about to have them: then it takes over what comes of that, and computes
 // meanwhile. It returns without having done anything when there is nobody to wait for.
 func (s *session) lookOut(ctx context.Context, res *Result) error {
-	bt, end := s.engine.Layout().BlockTokens, len(s.reusable())
+	bt, end := s.engine.Layout().BlockTokens, s.resumed+len(s.reusable())
 	first, pre := s.seq.Len()/bt, s.prefill.Estimate()
-	if !res.Miss.Absent() || s.seq.Len()%bt != 0 || first >= end || !pre.Known() {
+	if _, ok := s.seq.(engine.Generator); ok || !res.Miss.Absent() || s.seq.Len()%bt != 0 || first >= end || !pre.Known() {
 		return nil
 	}
-	work, path := s.work(end), s.cache.Path()
+	work, path := s.work(end-s.resumed), s.cache.Path()
 	toCompute := func() time.Duration { return duration(pre.Seconds(s.seq.Len(), end*bt-s.seq.Len())) }
 	w := s.cache.WatchFill(ctx, s.view, s.hashes[first:end], tiered.Fill{
 		Compute: toCompute(), Load: duration(path.Seconds(work.TokenBytes * float64(work.End-work.At))), RTT: duration(path.RTT),

@@ -14,23 +14,23 @@ import (
 	"github.com/kvtier/kvtier/worker/llama"
 )
 
-// paced is an engine that takes a millisecond a token, by the clock of the test.
-type paced struct {
+// metered is an engine that takes a millisecond a token, by the clock of the test.
+type metered struct {
 	engine.Engine
 	computed int
 }
 
-type pacedSequence struct {
+type meteredSequence struct {
 	engine.Sequence
-	e *paced
+	e *metered
 }
 
-func (p *paced) NewSequence() (engine.Sequence, error) {
+func (p *metered) NewSequence() (engine.Sequence, error) {
 	s, err := p.Engine.NewSequence()
-	return &pacedSequence{s, p}, err
+	return &meteredSequence{s, p}, err
 }
 
-func (s *pacedSequence) Prefill(ctx context.Context, tokens []int32) ([]float32, error) {
+func (s *meteredSequence) Prefill(ctx context.Context, tokens []int32) ([]float32, error) {
 	time.Sleep(time.Duration(len(tokens)) * time.Millisecond)
 	s.e.computed += len(tokens)
 	return s.Sequence.Prefill(ctx, tokens)
@@ -57,8 +57,8 @@ func TestSecondWorkerTakesOverWhatTheFirstComputes(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				remote := memstore.New(memstore.Options{})
-				newWorker := func() (*worker.Replica, *paced, func()) {
-					e := &paced{Engine: open(t, v2, llama.Options{})}
+				newWorker := func() (*worker.Replica, *metered, func()) {
+					e := &metered{Engine: open(t, v2, llama.Options{})}
 					c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote, FillLease: true})
 					if err != nil {
 						t.Fatal(err)

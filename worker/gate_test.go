@@ -124,7 +124,15 @@ func gated(t testing.TB, remote store.Store, e *paced, gate tiered.Gate) *worker
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = r.Close(context.Background()); c.Close(context.Background()) })
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		if err := r.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel() // what is queued need not be stored
+		c.Close(ctx)
+	})
 	return r
 }
 

@@ -16,23 +16,28 @@ type session struct {
 	seq    engine.Sequence
 	view   tiered.View
 	chain  *block.Chain
-	tokens []int32      // prompt, then what was generated
-	hashes []block.Hash // chain of the full blocks of tokens
-	kept   int          // blocks of the chain that need not be put any more
+	// compute brings tokens at seq.Len() onward into the sequence and returns the logits of the last; seq.Prefill, or what decides when that runs.
+	compute func(ctx context.Context, tokens []int32) ([]float32, error)
+	tokens  []int32      // prompt, then what was generated
+	hashes  []block.Hash // chain of the full blocks of tokens
+	resumed int          // blocks at the front that the engine still held
+	kept    int          // blocks of the chain that need not be put any more
 
 	gate    tiered.Gate
 	prefill *tiered.PrefillMeter
-	// compute is Sequence.Prefill, or what gives this sequence its turn for it.
-	compute func(ctx context.Context, tokens []int32) ([]float32, error)
 }
 
 // prompt brings the K/V of the whole prompt into the sequence, from the cache or by computing it, and returns the logits of its last token.
 func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]float32, error) {
+	if err := s.resume(ctx, noCache); err != nil {
+		return nil, err
+	}
 	if !noCache {
 		s.extend(len(s.tokens))
-		get := s.reuse
-		if s.gate == tiered.GateAuto {
-			get = s.loadOrCompute
+		s.resumed = s.seq.Len() / s.engine.Layout().BlockTokens
+		get := s.loadOrCompute
+		if _, ok := s.seq.(engine.Generator); ok || s.gate != tiered.GateAuto { // a Generator computes in one piece
+			get = s.reuse
 		}
 		if err := get(ctx, res); err != nil {
 			return nil, err
@@ -49,7 +54,7 @@ func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]floa
 func (s *session) computeTo(ctx context.Context, end int) ([]float32, error) {
 	at, start := s.seq.Len(), s.cache.Now()
 	logits, err := s.compute(ctx, s.tokens[at:end])
-	if err == nil {
+	if err == nil && logits != nil { // a Generator has put it off
 		s.prefill.Observe(at, end-at, s.cache.Now().Sub(start))
 	}
 	return logits, err
@@ -70,12 +75,11 @@ func (s *session) extend(n int) {
 
 // reusable are the hashes of the blocks that may come from the cache: never the one with the last token, whose logits are wanted.
 func (s *session) reusable() []block.Hash {
-	return s.hashes[:block.Reusable(len(s.tokens), s.engine.Layout().BlockTokens)]
+	return s.hashes[s.resumed:block.Reusable(len(s.tokens), s.engine.Layout().BlockTokens)]
 }
 
 // reuse imports the longest cached run at the front of the prompt and waits for it.
 func (s *session) reuse(ctx context.Context, res *Result) error {
-	s.extend(len(s.tokens))
 	var f *tiered.Fetch
 	if s.gate == tiered.GateNever {
 		f = s.cache.FetchHot(s.view, s.chain.Namespace(), s.reusable())
@@ -106,6 +110,9 @@ func (s *session) walk(ctx context.Context, f *tiered.Fetch) error {
 			return fmt.Errorf("worker: import: %w", err)
 		}
 	}
+	if s.resumed == 0 {
+		s.kept = s.seq.Len() / l.BlockTokens
+	}
 	return nil
 }
 
@@ -123,16 +130,12 @@ func (s *session) place(pos int, part func(int) []byte) error {
 // settle notes what the cache has contributed.
 func (s *session) settle(f *tiered.Fetch, res *Result) {
 	bt := s.engine.Layout().BlockTokens
-	s.kept = f.Blocks(tiered.Hot)
-	if s.gate != tiered.GateAuto {
-		s.kept += f.Blocks(tiered.Remote) // else there may be blocks before those that were computed
-	}
-	res.HotTokens = f.Blocks(tiered.Hot) * bt
+	res.HotTokens = (s.resumed + f.Blocks(tiered.Hot)) * bt
 	res.RemoteTokens = f.Blocks(tiered.Remote) * bt
 	res.Miss = f.Miss()
 }
 
-// keep hands the blocks that have become full since the last call to the cache. It takes no notice of those it has.
+// keep hands the blocks that have become full since the last call to the cache, which takes no notice of those it has.
 func (s *session) keep() error {
 	l := s.engine.Layout()
 	s.extend(s.seq.Len())

@@ -83,6 +83,7 @@ func (m *member) start() {
 		m.replica, err = worker.NewReplica(worker.Options{
 			Engine: &oracle{w: m, id: identity(n)}, Label: label(n), Cache: m.cache, Grants: m, OnExpiry: m.onExpiry, Gate: m.gate,
 			MaxSequences: maxNesting + 2,
+			PrefixWait:   -1, // all requests are of one goroutine: none may wait for another
 		})
 	}
 	if err != nil {

@@ -22,6 +22,8 @@ type Harness struct {
 	Advance func(d time.Duration)
 	// MaxTTLJitter is by which part of itself the store may lengthen a TTL, such as 0.1.
 	MaxTTLJitter float64
+	// NoPins says that the store is not meant to be store.Pinner; otherwise it must be, itself or by Unwrap.
+	NoPins bool
 	// NoPrefixed says that the store is not meant to be store.Prefixed, Sweeper and Leaser; otherwise it must be all of them, itself or
 	// by Unwrap.
 	NoPrefixed bool
@@ -62,6 +64,9 @@ var cases = []struct {
 	{"SweepManyPrefixes", testSweep},
 	{"SweepResumes", testSweepResumes},
 	{"SweepIsCareful", testSweepCareful},
+	{"PinOutlivesTTL", testPin},
+	{"PinCountsWithoutGap", testPinLead},
+	{"PinIsCareful", testPinCareful},
 	{"LeaseIsHeldByOne", testLease},
 	{"LeaseContended", testLeaseOnce},
 	{"LeaseRefuses", testLeaseRefuses},
