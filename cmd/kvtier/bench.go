@@ -14,7 +14,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/internal/bench"
+	"github.com/kvtier/kvtier/internal/bench/loss"
 )
 
 // benchFlags are shared by the subcommands of bench.
@@ -63,6 +66,7 @@ look at the ranges, trust ratios more than rates, and run the client where your 
 			"  kvtier bench remote --redis redis://127.0.0.1:6379\n  kvtier bench remote --redis unix:///run/redis.sock --value-bytes 2MiB,32MiB --connections 1,2,4", f.remote)),
 		f.withRemote(f.command("all", "All of these; without --redis, those that need none", "  kvtier bench all --redis redis://127.0.0.1:6379 --json > bench.json", f.all)),
 		f.newAdvise(),
+		newBenchFaults(f),
 	)
 	return cmd
 }
@@ -139,9 +143,16 @@ func (f *benchFlags) hot(ctx context.Context, stderr io.Writer, r *benchReport) 
 }
 
 func (f *benchFlags) codec(ctx context.Context, stderr io.Writer, r *benchReport) (err error) {
-	bar := newProgress(stderr, "codec", bench.CodecSlices(f.local()))
+	bar := newProgress(stderr, "codec", loss.Windows+bench.CodecSlices(f.local()))
 	defer bar.done()
-	r.Codec, err = bench.Codec(ctx, f.local(), bar.step)
+	if r.Codec, err = bench.Codec(ctx, f.local(), bar.step); err != nil {
+		return err
+	}
+	for i, c := range r.Codec {
+		if c.Name == codec.Int8.String() {
+			r.Codec[i].Loss, err = loss.Measure(ctx, block.QuantInt8, bar.step)
+		}
+	}
 	return err
 }
 
