@@ -58,15 +58,15 @@ binary: ## bin/kvtier as a release has it: static, stripped, stamped with the ve
 
 .PHONY: test
 test: ## All tests; those that need a container are skipped without Docker
-	go test $(PKG)
+	go test -timeout 25m $(PKG)
 
 .PHONY: race
 race: ## All tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race $(PKG)
+	CGO_ENABLED=1 go test -race -timeout 25m $(PKG)
 
 .PHONY: integration
 integration: ## Tests against real Redis containers; a missing Docker is a failure
-	KVTIER_REQUIRE_CONTAINERS=1 go test -count=1 ./integration/... ./store/redisstore/...
+	KVTIER_REQUIRE_CONTAINERS=1 go test -count=1 -timeout 25m ./integration/... ./store/redisstore/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
@@ -142,12 +142,12 @@ licences: ## Fail when a dependency of the binary has a licence that is not on t
 
 .PHONY: vuln
 vuln: ## Known vulnerabilities that the code reaches; needs vuln.go.dev
-	go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 .PHONY: sbom
 sbom: ## dist/kvtier.cdx.json: what is in the binary, as CycloneDX
 	mkdir -p dist
-	go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0 app -json -licenses=false -main cmd/kvtier -output dist/kvtier.cdx.json .
+	go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 app -json -licenses=false -main cmd/kvtier -output dist/kvtier.cdx.json .
 
 .PHONY: rivals
 rivals: ## kvtier and what one would use instead, on a redis-server of its own; PASTE=1 updates docs/PERFORMANCE.md

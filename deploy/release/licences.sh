@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 failed=0
 while read -r module version dir; do
   [ -n "$dir" ] || continue
-  file=$(find "$dir" -maxdepth 1 -iname 'licen[cs]e*' -o -maxdepth 1 -iname 'copying*' | sort | head -n 1)
+  file=$(find "$dir" -maxdepth 1 \( -iname '*licen[cs]e*' -o -iname 'copying*' \) | sort | head -n 1)
   text=$([ -z "$file" ] || tr -s '[:space:]' ' ' <"$file")
   case $text in
     *'Apache License'*'Version 2.0'*) licence=Apache-2.0 ;;
@@ -14,6 +14,7 @@ while read -r module version dir; do
     *'Permission is hereby granted, free of charge'*) licence=MIT ;;
     *'Redistribution and use in source and binary forms'*) licence=BSD ;;
     *'Permission to use, copy, modify, and'*'distribute this software'*) licence=ISC ;;
+    *'released into the public domain'*) licence=Unlicense ;;
     *) licence=unknown failed=1 ;;
   esac
   if [ "$licence" = unknown ] || [ "${1:-}" = --list ]; then printf '%-10s %s %s\n' "$licence" "$module" "$version"; fi
