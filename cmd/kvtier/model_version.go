@@ -49,7 +49,7 @@ func (f *modelFlags) register() *cobra.Command {
 			return c.Add(ctx, a[0], req)
 		})
 	fl := cmd.Flags()
-	fl.StringVar(&file, "file", "", "GGUF `file`: digests are computed from its bytes, as a worker does")
+	fl.StringVar(&file, "file", "", "GGUF `file` or directory of a Hugging Face checkpoint: digests are computed from its bytes, as a worker does")
 	fl.IntVar(&blockTokens, "block-tokens", 0, "with --file: tokens per cached block of the workers (default 16)")
 	fl.StringVar(&kvQuant, "kv-quant", "none", "with --file: how the workers cache K/V, none or int8")
 	fl.StringVar(&req.Weights, "weights", "", "weights `digest`, 64 hex digits")

@@ -62,7 +62,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	f.add(cmd, "127.0.0.1:8080")
 	fl := cmd.Flags()
 	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
-	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file` that can be served; repeat for more, the first is loaded (default: the shipped models)")
+	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file`, or directory of a Hugging Face checkpoint, that can be served; repeat for more, the first is loaded (default: the shipped models)")
 	fl.StringVar(&f.checkpointDir, "checkpoint-dir", "", "`directory` whose .gguf files may be loaded while the worker runs: kvtier model load")
 	fl.IntVar(&f.blockTokens, "block-tokens", 0, "tokens per cached block; workers share only at equal size (default 16)")
 	fl.StringVar(&f.kvQuant, "kv-quant", "none", "how K/V is cached: none, or int8: half the bytes, lossy, output is then not token-identical; workers share only at equal settings")
@@ -79,6 +79,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.StringVar(&f.encoding, "encoding", "raw", "how K/V is stored: raw, or planes: lossless, two thirds of the bytes, used while the measured link is slow enough for it to pay")
 	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
+	fl.BoolVar(&f.node.fillLease, "fill-lease", true, "claim prefixes that are being computed, so that other workers that miss them at the same time may wait")
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
 	fl.IntVar(&f.node.sequences, "sequences", 4, "requests that run at once")
 	return cmd
