@@ -83,6 +83,7 @@ func (a *api) routes() []route {
 		{"GET /v1/models", a.models},
 		{"GET /v1/models/{id...}", a.model},
 		{"POST /v1/weights", a.load},
+		{"POST /v1/explain", a.explain},
 		{"GET /openapi.yaml", document},
 		{"GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 			httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})

@@ -36,6 +36,7 @@ type nodeOptions struct {
 	secret       []byte
 	onExpiry     coordinator.OnExpiry
 	writePolicy  tiered.WritePolicy
+	gate         tiered.Gate
 	encoding     codec.Encoding
 	hotBytes     int64
 	spillBytes   int64
@@ -119,7 +120,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 
 	options := worker.Options{
 		Engine: first, Label: o.checkpoints[0].label, Cache: n.cache, OnExpiry: o.onExpiry, Secret: o.secret,
-		MaxSequences: o.sequences, Logger: o.logger,
+		Gate: o.gate, MaxSequences: o.sequences, Logger: o.logger,
 	}
 	var rdb redis.UniversalClient
 	if o.coordinator != nil {

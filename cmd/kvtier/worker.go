@@ -35,6 +35,7 @@ type workerFlags struct {
 	secret           string
 	onExpiry         string
 	writePolicy      string
+	gate             string
 	blockTokens      int
 	kvQuant          string
 	encoding         string
@@ -76,6 +77,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored")
 	fl.DurationVar(&f.node.ttl, "ttl", 6*time.Hour, "how long stored entries live")
 	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
+	fl.StringVar(&f.gate, "gate", "auto", "blocks that only Redis has: auto (load or compute, whichever is measured to be faster, or both), always (load) or never")
 	fl.StringVar(&f.encoding, "encoding", "raw", "how K/V is stored: raw, or planes: lossless, two thirds of the bytes, used while the measured link is slow enough for it to pay")
 	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
@@ -95,6 +97,9 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		return usageError{err}
 	}
 	if o.writePolicy, err = tiered.ParseWritePolicy(f.writePolicy); err != nil {
+		return usageError{err}
+	}
+	if o.gate, err = tiered.ParseGate(f.gate); err != nil {
 		return usageError{err}
 	}
 	if o.encoding, err = codec.ParseEncoding(f.encoding); err != nil {
