@@ -40,7 +40,7 @@ func (c *Cache) Explain(ctx context.Context, v View, ns block.Digest, hashes []b
 			all[i].Tier = Hot.String()
 		case i < hot+remote:
 			all[i].Tier = Remote.String()
-		case why.absent() && (i > hot+remote || why == MissCold):
+		case why.Absent() && (i > hot+remote || why == MissCold):
 			all[i].Why = c.fates.of(hashes[i], &v.Generation, c.now())
 		default:
 			all[i].Why = why
