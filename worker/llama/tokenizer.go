@@ -22,6 +22,7 @@ type tokenizer struct {
 	bos, eos  int32    // -1 if the model has none
 	addBOS    bool
 	addSpace  bool // a space in front of the text belongs to the model's idea of a text, not to the text
+	chat      chat
 }
 
 // Token types, numbered alike in GGUF and SentencePiece.
@@ -65,10 +66,13 @@ func ggufTokenizer(m gguf.Metadata) (*tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if t.chat.template.Source, err = chatTemplate(m); err != nil {
+		return nil, err
+	}
 	return t.with(v)
 }
 
-// with completes a tokenizer, of which special tokens and flags are set, by its vocabulary.
+// with completes a tokenizer, of which special tokens, flags and the source of the chat template are set, by its vocabulary.
 func (t tokenizer) with(v vocabulary) (*tokenizer, error) {
 	if err := v.check(); err != nil {
 		return nil, err
@@ -91,7 +95,8 @@ func (t tokenizer) with(v vocabulary) (*tokenizer, error) {
 	if t.processor, err = sentencepiece.NewProcessor(bytes.NewReader(v.proto())); err != nil {
 		return nil, fmt.Errorf("vocabulary: %w", err)
 	}
-	return &t, nil
+	t.chat, err = newChat(t.chat.template.Source, v, t.bos, t.eos)
+	return &t, err
 }
 
 // Encode implements [engine.Tokenizer]. Where the model file asks for a token that begins a text, that token comes first.
