@@ -101,7 +101,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 		}
 		n.onClose(func(context.Context) error { return s.Close() })
 		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, OnStateChange: func(from, to store.BreakerState) {
-			o.logger.Warn("breaker changed", "tier", "redis", "from", from, "to", to)
+			o.logger.Warn("breaker changed", "tier", "redis", "from", from.String(), "to", to.String())
 		}})
 		remote = n.breaker
 	}

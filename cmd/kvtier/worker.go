@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -144,7 +143,8 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		err = errors.Join(err, n.Close(ctx))
 		log.Info("stopped")
 	}()
-	go warnAbout(ctx, log, o.redis)
+	settings := watchSettings(log, servers(o.redis, o.controlRedis, true))
+	defer settings.Close()
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", f.listen)
 	if err != nil {
 		return usagef("--listen: %w", err)
@@ -155,32 +155,11 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
 	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
-		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry,
+		Model: o.model, Token: f.token, Degraded: func() []string { return append(n.degraded(), settings.problems()...) }, Registry: registry,
 		Load: func(ctx context.Context, name string) (worker.Loaded, error) {
 			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo, quant: kvQuant}, o, name)
 		},
 	}), drainTimeout)
-}
-
-// warnAbout says once what is unwise about the server's settings, when it can be reached.
-func warnAbout(ctx context.Context, log *slog.Logger, url string) {
-	if url == "" {
-		return
-	}
-	s, err := redisstore.Open(redisstore.Options{URL: url, Role: "check", PoolSize: 1})
-	if err != nil {
-		return // startNode has reported it
-	}
-	defer s.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	report, err := s.Check(ctx)
-	if err != nil {
-		log.Warn("redis not checked", "err", err)
-	}
-	for _, w := range report.Warnings {
-		log.Warn("redis setting", "warning", w)
-	}
 }
 
 // advertised replaces a listen address that means every interface by the name of this host.
