@@ -71,7 +71,7 @@ func (r *Replica) Complete(ctx context.Context, req Request) (Result, error) {
 	if closed {
 		return Result{}, ErrClosed
 	}
-	tokens, err := promptTokens(e, req)
+	tokens, err := promptTokens(ctx, e, req)
 	if err != nil {
 		return Result{}, err
 	}
@@ -89,6 +89,9 @@ func (r *Replica) Complete(ctx context.Context, req Request) (Result, error) {
 	}
 	s.chain.After(s.view.Cuts[s.chain.Namespace()])
 	res := Result{PromptTokens: len(tokens), Identity: e.Identity(), Label: label, Epoch: s.view.Epoch}
+	if g, ok := seq.(engine.Generator); ok {
+		return s.delegate(ctx, g, req, res, start)
+	}
 	logits, err := s.prompt(ctx, &res, req.NoCache)
 	if err != nil {
 		return Result{}, err
@@ -128,10 +131,55 @@ func (r *Replica) Complete(ctx context.Context, req Request) (Result, error) {
 	return res, nil
 }
 
-func promptTokens(e engine.Engine, req Request) ([]int32, error) {
+// delegate has the engine generate by itself.
+func (s *session) delegate(ctx context.Context, g engine.Generator, req Request, res Result, start time.Time) (Result, error) {
+	if err := s.resume(ctx, req.NoCache); err != nil {
+		return Result{}, err
+	}
+	if !req.NoCache {
+		if err := s.reuse(ctx, &res); err != nil {
+			return Result{}, err
+		}
+	}
+	missing := s.tokens[s.seq.Len():]
+	res.ComputedTokens = len(missing)
+	opts := engine.GenerateOptions{SampleOptions: engine.SampleOptions{Temperature: req.Temperature, TopP: req.TopP, Seed: req.Seed}, MaxTokens: req.MaxTokens}
+	res.FinishReason = "stop"
+	err := g.Generate(ctx, missing, opts, func(t engine.Generated) bool {
+		if len(res.Tokens) == 0 {
+			res.TTFT = time.Since(start)
+		}
+		res.Tokens = append(res.Tokens, t.Token)
+		return true
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	if len(res.Tokens) == req.MaxTokens {
+		res.FinishReason = "length"
+	}
+	s.tokens = append(s.tokens, res.Tokens...)
+	if !req.NoCache {
+		if err := s.keep(); err != nil {
+			return Result{}, err
+		}
+	}
+	res.Text = s.engine.Tokenizer().Decode(res.Tokens)
+	res.Total = time.Since(start)
+	return res, nil
+}
+
+func promptTokens(ctx context.Context, e engine.Engine, req Request) ([]int32, error) {
 	tokens := req.Tokens
 	if tokens == nil {
-		tokens = e.Tokenizer().Encode(req.Prompt)
+		if pe, ok := e.Tokenizer().(engine.PromptEncoder); ok {
+			var err error
+			if tokens, err = pe.EncodePrompt(ctx, req.Prompt); err != nil {
+				return nil, err
+			}
+		} else {
+			tokens = e.Tokenizer().Encode(req.Prompt)
+		}
 	}
 	switch limit := e.ContextTokens(); {
 	case len(tokens) == 0:

@@ -22,7 +22,7 @@ const slots = 16384
 // the test does. It skips or fails the test when there is no container engine.
 func StartCluster(tb testing.TB, masters int) string {
 	tb.Helper()
-	need(tb)
+	Need(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 

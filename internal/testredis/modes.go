@@ -71,7 +71,7 @@ func StartImage(tb testing.TB, image string, args ...string) (addr string) {
 
 func port(tb testing.TB) string {
 	tb.Helper()
-	need(tb)
+	Need(tb)
 	p, err := freePort()
 	if err != nil {
 		tb.Fatalf("testredis: %v", err)
