@@ -25,6 +25,7 @@ const drainTimeout = 10 * time.Second
 
 type workerFlags struct {
 	listenFlags
+	engineFlags
 	node             nodeOptions
 	checkpoints      []string
 	checkpointDir    string
@@ -49,11 +50,13 @@ their epoch. Without, it stands alone: entries are still told apart by weights, 
 Redis and the coordinator may come and go: requests are answered all the same.`,
 		Example: `  kvtier worker                                          # the shipped model, no Redis
   kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090
-  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379`,
+  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379
+  kvtier worker --engine llamacpp --llama-url http://127.0.0.1:8000 --slots-dir /dev/shm/slots --checkpoint mine.gguf --redis redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
 	}
-	f.add(cmd, "127.0.0.1:8080")
+	f.listenFlags.add(cmd, "127.0.0.1:8080")
+	f.engineFlags.add(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
 	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file` that can be served; repeat for more, the first is loaded (default: the shipped models)")
@@ -103,9 +106,8 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		o.address = advertised(f.listen, host)
 	}
 	lo := llama.Options{BlockTokens: f.blockTokens}
-	o.checkpoints = fileCheckpoints(f.checkpoints, lo)
-	if len(f.checkpoints) == 0 {
-		o.checkpoints = shippedCheckpoints(lo)
+	if o.checkpoints, err = f.sources(lo, log); err != nil {
+		return err
 	}
 
 	n, err := startNode(ctx, o)
@@ -128,12 +130,13 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens)
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
-	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
-		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry,
-		Load: func(ctx context.Context, name string) (worker.Loaded, error) {
+	h := worker.HandlerOptions{Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry}
+	if f.engine == engineBuiltin {
+		h.Load = func(ctx context.Context, name string) (worker.Loaded, error) {
 			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo}, o, name)
-		},
-	}), drainTimeout)
+		}
+	}
+	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, h), drainTimeout)
 }
 
 // warnAbout says once what is unwise about the server's settings, when it can be reached.

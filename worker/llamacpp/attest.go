@@ -10,8 +10,12 @@ import (
 // lookAgain is how long a server that is not trusted is left alone.
 const lookAgain = 10 * time.Second
 
+// attestFor is how long an answer of the server is enough to know that it is still there: no process ends and another one loads a model and answers
+// within that time. The server closes most connections after each answer, so that without this every request would ask more than once.
+const attestFor = 20 * time.Millisecond
+
 // attest makes sure that the process behind the address is the one that the pool describes, and that it computes what the identity says. It costs
-// nothing as long as no connection was opened since the last time: a process has its connections. After that the server is asked for
+// nothing as long as no connection was opened or closed since the last time: a process has its connections. After that the server is asked for
 // the marker that every process draws for itself; if that has changed, everything known of slots is forgotten, and the new process has to compute
 // the canary, in slot s, before it is trusted. An error means that the server does not answer. Whether it is trusted is in usable, and
 // whether s is still what it was, in s.reign.
@@ -23,10 +27,11 @@ func (e *Engine) attest(ctx context.Context, s *slot) error {
 		return err
 	}
 	defer e.attesting.Release(1)
-	if e.settled() || e.client.dials.Load() == e.attested.Load() && time.Since(e.asked) < lookAgain {
+	changes := e.client.changes.Load()
+	if e.settled() || changes == e.attested.Load() && time.Since(e.asked) < lookAgain {
 		return nil
 	}
-	dials := e.client.dials.Load()
+	at := time.Since(e.started)
 	now, err := e.client.props(ctx)
 	if err != nil {
 		return err
@@ -46,13 +51,17 @@ func (e *Engine) attest(ctx context.Context, s *slot) error {
 		e.pool.forget(s)
 		e.foreign.Store(e.otherModel(now) != nil)
 	}
-	e.attested.Store(dials)
+	e.attested.Store(changes)
+	e.attestedAt.Store(int64(at))
 	return nil
 }
 
 // settled reports whether there is nothing to find out.
 func (e *Engine) settled() bool {
-	return e.client.dials.Load() == e.attested.Load() && (e.usable() || !e.cached)
+	if e.cached && !e.usable() {
+		return false
+	}
+	return e.client.changes.Load() == e.attested.Load() || time.Since(e.started)-time.Duration(e.attestedAt.Load()) < attestFor
 }
 
 // otherModel says if a server has visibly loaded something else than the model file as it was read.

@@ -30,10 +30,22 @@ type client struct {
 	base  string
 	key   string
 	http  *http.Client
+	close func()        // idle connections
 	calls time.Duration // bound of everything but a completion
 	stall time.Duration // longest silence within a completion
-	// dials counts connections. As long as it stays the same, the process behind the address has stayed the same.
-	dials *atomic.Int64
+	// changes counts connections that were opened or closed. As long as it stays the same, the process behind the address has, too.
+	changes *atomic.Int64
+}
+
+// countedConn notes its end.
+type countedConn struct {
+	net.Conn
+	changes *atomic.Int64
+}
+
+func (c countedConn) Close() error {
+	c.changes.Add(1)
+	return c.Conn.Close()
 }
 
 // newClient checks the address. conns bounds the connections: the server has a thread for each, few more than slots.
@@ -42,21 +54,25 @@ func newClient(o Options, conns int) (*client, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
 		return nil, fmt.Errorf("llamacpp: URL is %q, want one like http://127.0.0.1:8080", o.URL)
 	}
-	c := &client{base: strings.TrimSuffix(u.String(), "/"), key: o.APIKey, calls: o.CallTimeout, stall: o.StallTimeout, dials: new(atomic.Int64)}
+	c := &client{base: strings.TrimSuffix(u.String(), "/"), key: o.APIKey, calls: o.CallTimeout, stall: o.StallTimeout, changes: new(atomic.Int64)}
 	dialer := net.Dialer{Timeout: 5 * time.Second}
-	c.http = &http.Client{Transport: &http.Transport{
-		Proxy: nil, // beside this process
+	transport := &http.Transport{ // no proxy: the server is beside this process
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, addr)
-			c.dials.Add(1) // a failed one too: the server may be about to come back as another
-			return conn, err
+			c.changes.Add(1) // a failed one too: the server may be about to come back as another
+			if err != nil {
+				return nil, err
+			}
+			return countedConn{conn, c.changes}, nil
 		},
 		MaxConnsPerHost: conns, MaxIdleConnsPerHost: conns, IdleConnTimeout: idleTime, DisableCompression: true,
-	}}
+	}
+	c.http, c.close = &http.Client{Transport: transport}, transport.CloseIdleConnections
+	if o.wrap != nil {
+		c.http.Transport = o.wrap(transport)
+	}
 	return c, nil
 }
-
-func (c *client) close() { c.http.CloseIdleConnections() }
 
 // send starts a request. The caller closes the body.
 func (c *client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {

@@ -66,7 +66,8 @@ type event struct {
 		} `json:"top_logprobs"`
 	} `json:"completion_probabilities"`
 	Timings struct {
-		Cached int `json:"cache_n"`
+		Reused   int `json:"cache_n"`
+		Computed int `json:"prompt_n"`
 	}
 	Error *struct{ Message string }
 }

@@ -32,14 +32,32 @@ type Engine struct {
 	file      modelFile
 	cached    bool // K/V can be exported and imported at all
 
-	attesting *semaphore.Weighted // one at a time
-	server    props               // guarded by attesting
-	canarySum block.Digest
-	asked     time.Time    // when a server that is not trusted was last looked at; guarded by attesting
-	attested  atomic.Int64 // client.dials when the server was last known to be the same
-	off       atomic.Pointer[string]
-	foreign   atomic.Bool
-	closed    atomic.Bool
+	attesting  *semaphore.Weighted // one at a time
+	server     props               // guarded by attesting
+	canarySum  block.Digest
+	asked      time.Time    // when a server that is not trusted was last looked at; guarded by attesting
+	attested   atomic.Int64 // client.changes when the server was last known to be the same
+	attestedAt atomic.Int64 // when that was, in ns since started
+	started    time.Time
+	off        atomic.Pointer[string]
+	foreign    atomic.Bool
+	closed     atomic.Bool
+	stats      struct{ restored, saved, failed, reused, computed atomic.Int64 }
+}
+
+// Stats are counts since Open.
+type Stats struct {
+	Restored int64 // slot files that the server has taken
+	Saved    int64 // slot files that were read back for what was new in them
+	Failed   int64 // either that did not work
+	// Prompt tokens by what the server says that it did: found in its slot, or computed.
+	ReusedTokens, ComputedTokens int64
+}
+
+// Stats returns the counts so far.
+func (e *Engine) Stats() Stats {
+	return Stats{Restored: e.stats.restored.Load(), Saved: e.stats.saved.Load(), Failed: e.stats.failed.Load(),
+		ReusedTokens: e.stats.reused.Load(), ComputedTokens: e.stats.computed.Load()}
 }
 
 var (
@@ -72,6 +90,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	e := &Engine{
 		opts: opts, id: strings.ToLower(rand.Text()[:8]), client: c, file: file, server: server, context: server.Defaults.Context,
 		pool: newPool(server.Slots), attesting: semaphore.NewWeighted(1), layout: uncached(opts.BlockTokens),
+		started: time.Now(),
 	}
 	if err := e.start(ctx); err != nil {
 		return nil, errors.Join(err, e.Close())

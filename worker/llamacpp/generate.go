@@ -43,7 +43,9 @@ func (s *sequence) Generate(ctx context.Context, tokens []int32, opts engine.Gen
 	slot.tokens = r.known()
 	slot.stored = min(max(before, s.length), len(slot.tokens))
 	s.tokens = slot.tokens
-	s.keep(ctx)
+	if e := s.engine; e.attest(ctx, slot) == nil && slot.reign == s.reign {
+		s.keep(ctx)
+	}
 	return nil
 }
 
@@ -82,10 +84,12 @@ func (s *sequence) bring(ctx context.Context, prompt []int32) (reuse bool, err e
 		if ctx.Err() != nil {
 			return false, err
 		}
+		e.stats.failed.Add(1)
 		e.opts.Logger.Warn("K/V was not restored, it is computed", "tokens", s.length, "err", err)
 		slot.tokens = nil
 		return own(), nil
 	}
+	e.stats.restored.Add(1)
 	slot.scope, slot.tokens = s.scope, prompt[:s.length]
 	// Was it this server that has taken it?
 	if err := e.attest(ctx, slot); err != nil {
@@ -135,10 +139,7 @@ func (s *sequence) keep(ctx context.Context) {
 	e, n := s.engine, s.engine.layout.BlockTokens
 	full := len(s.tokens) / n * n
 	fresh := full - s.slot.stored/n*n
-	if s.scope == "" || fresh < n || fresh < full/e.opts.SaveShare || ctx.Err() != nil {
-		return
-	}
-	if err := e.attest(ctx, s.slot); err != nil || !e.usable() || s.slot.reign != s.reign {
+	if s.scope == "" || !e.usable() || fresh < n || fresh < full/e.opts.SaveShare || ctx.Err() != nil {
 		return
 	}
 	out, err := e.readSlot(ctx, s.slot.id)
@@ -146,8 +147,10 @@ func (s *sequence) keep(ctx context.Context) {
 		err = errors.Join(fmt.Errorf("%w: the slot does not hold what it should", ErrSlotFile), out.Close())
 	}
 	if err != nil {
+		e.stats.failed.Add(1)
 		e.opts.Logger.Warn("K/V was not read back, it is not shared", "tokens", full, "err", err)
 		return
 	}
+	e.stats.saved.Add(1)
 	s.out, s.length, s.slot.stored = out, len(s.tokens), full
 }

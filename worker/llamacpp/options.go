@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"time"
 
@@ -38,6 +39,8 @@ type Options struct {
 	StallTimeout time.Duration
 	// Logger receives changes of state; nil discards.
 	Logger *slog.Logger
+
+	wrap func(http.RoundTripper) http.RoundTripper // for tests
 }
 
 func (o Options) withDefaults() Options {

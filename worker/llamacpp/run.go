@@ -57,6 +57,10 @@ func (r *run) request(ctx context.Context, n int, yield func(*event) bool) error
 	req.Seed += uint32(len(r.got)) // a step must not draw what the one before it drew
 	return r.engine.client.complete(ctx, req, func(e *event) bool {
 		r.reuse = true // what is in the slot from now on is this sequence's own
+		if e.Stop {
+			r.engine.stats.reused.Add(int64(e.Timings.Reused))
+			r.engine.stats.computed.Add(int64(e.Timings.Computed))
+		}
 		return yield(e)
 	})
 }

@@ -3,8 +3,6 @@ package llamacpp_test
 import (
 	"log/slog"
 	"os"
-	"path/filepath"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -52,8 +50,8 @@ func (w writer) Write(b []byte) (int, error) {
 
 func TestConformance(t *testing.T) {
 	for name, args := range map[string][]string{
-		"own K/V per slot": {"--parallel", "3", "--ctx-size", "3072", "--threads", "2"},
-		"shared K/V":       {"--parallel", "3", "--ctx-size", "1024", "--threads", "2", "--kv-unified", "--cache-ram", "0"},
+		"own K/V per slot": {"--parallel", "3", "--ctx-size", "3072", "--threads", "1"},
+		"shared K/V":       {"--parallel", "3", "--ctx-size", "1024", "--threads", "1", "--kv-unified", "--cache-ram", "0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := testllama.Start(t, shipped, args...)
@@ -71,6 +69,3 @@ func TestConformance(t *testing.T) {
 		})
 	}
 }
-
-var _ = sync.OnceValue[int]
-var _ = filepath.Join

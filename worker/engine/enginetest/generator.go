@@ -26,6 +26,7 @@ func RunGenerator(t *testing.T, open func(t *testing.T) engine.Engine) {
 		{"ImportedBytesComeBack", testImportedBytesComeBack},
 		{"ExportImportGenerate", testExportImportGenerate},
 		{"MovedTwice", testMovedTwice},
+		{"ImportedIsUsed", testImportedIsUsed},
 		{"Resume", testResume},
 		{"Limits", testLimits},
 		{"Logprobs", testLogprobs},
@@ -115,6 +116,34 @@ func testExportImportGenerate(t *testing.T, open func(t *testing.T) engine.Engin
 			wantSameParts(t, fmt.Sprintf("%d blocks imported, block at %d", blocks, pos), exportBlock(t, dst, l, pos), exportBlock(t, src, l, pos))
 		}
 		closeNow(t, dst)
+	}
+}
+
+// testImportedIsUsed imports another prompt's K/V: an engine that computed everything anew would not notice.
+func testImportedIsUsed(t *testing.T, open func(t *testing.T) engine.Engine) {
+	e := open(t)
+	l, n := e.Layout(), e.Layout().BlockTokens
+	logprob := func(s engine.Sequence, tokens []int32) (p float32) {
+		opts := engine.GenerateOptions{MaxTokens: 1, TopLogprobs: 1}
+		err := s.(engine.Generator).Generate(t.Context(), tokens[s.Len():], opts, func(g engine.Generated) bool { p = g.Logprob; return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	tokens, other := prompt(e, 2*n+1, 5), prompt(e, 2*n+1, 6)
+	src := begin(t, e, scopeOf(t)+"/other", other)
+	generate(t, src, other, 1)
+	own := begin(t, e, scopeOf(t)+"/own", tokens)
+	want := logprob(own, tokens)
+	closeNow(t, own)
+	dst := begin(t, e, scopeOf(t)+"/mixed", tokens)
+	for pos := 0; pos < 2*n; pos += n {
+		importBlock(t, dst, l, pos, exportBlock(t, src, l, pos))
+	}
+	skip(t, dst, 2*n)
+	if got := logprob(dst, tokens); got == want {
+		t.Errorf("behind another prompt's K/V the likeliest token has the same probability: the import was not used")
 	}
 }
 
