@@ -107,6 +107,15 @@ type Sweep struct {
 	Cursors map[string]uint64
 }
 
+// Pinner is an optional power of a store: to keep values beyond every TTL. What has no TTL is left alone by servers that evict volatile keys
+// only; a value that is put again is not pinned any more.
+type Pinner interface {
+	// Pin takes the TTL off the values of keys, and counts, from the first on without a gap, how many exist.
+	Pin(ctx context.Context, keys []string) (int, error)
+	// Unpin gives those of keys that have no TTL one of ttl, which must be positive.
+	Unpin(ctx context.Context, keys []string, ttl time.Duration) error
+}
+
 // As returns the first store in the stack of decorators around s that has the power T. Decorators that pass a power on
 // implement Unwrap() Store.
 func As[T any](s Store) (T, bool) {

@@ -161,10 +161,20 @@ func (s *Store) makeRoom(e *entry) error {
 		s.remove(old)
 	}
 	for s.bytes+e.bytes() > s.opts.MaxBytes {
-		s.remove(s.recent.Back())
+		s.remove(s.victim())
 		s.evicted++
 	}
 	return nil
+}
+
+// victim is what was used least recently and is not pinned, or simply least recently if everything is.
+func (s *Store) victim() *list.Element {
+	for el := s.recent.Back(); el != nil; el = el.Prev() {
+		if !el.Value.(*entry).expires.Equal(pinned) {
+			return el
+		}
+	}
+	return s.recent.Back()
 }
 
 // Delete implements store.Store.

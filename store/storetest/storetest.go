@@ -22,6 +22,8 @@ type Harness struct {
 	Advance func(d time.Duration)
 	// MaxTTLJitter is by which part of itself the store may lengthen a TTL, such as 0.1.
 	MaxTTLJitter float64
+	// NoPins says that the store is not meant to be store.Pinner; otherwise it must be, itself or by Unwrap.
+	NoPins bool
 	// NoPrefixed says that the store is not meant to be store.Prefixed; otherwise it must be, itself or by Unwrap.
 	NoPrefixed bool
 }
@@ -61,6 +63,9 @@ var cases = []struct {
 	{"SweepManyPrefixes", testSweep},
 	{"SweepResumes", testSweepResumes},
 	{"SweepIsCareful", testSweepCareful},
+	{"PinOutlivesTTL", testPin},
+	{"PinCountsWithoutGap", testPinLead},
+	{"PinIsCareful", testPinCareful},
 	{"Closed", testClosed},
 }
 

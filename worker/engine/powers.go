@@ -56,6 +56,6 @@ type Resumer interface {
 
 // PromptEncoder is an optional power of a Tokenizer that asks somebody else, who may be slow or gone.
 type PromptEncoder interface {
-	// EncodePrompt is Encode with an end and an error.
-	EncodePrompt(ctx context.Context, text string) ([]int32, error)
+	// EncodePrompt is Encode, or with special SpecialEncoder's EncodeSpecial, with an end and an error.
+	EncodePrompt(ctx context.Context, text string, special bool) ([]int32, error)
 }

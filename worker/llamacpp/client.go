@@ -153,7 +153,9 @@ type props struct {
 	Slots     int    `json:"total_slots"`
 	ModelPath string `json:"model_path"`
 	Build     string `json:"build_info"`
+	BOS       string `json:"bos_token"`
 	EOS       string `json:"eos_token"`
+	Template  string `json:"chat_template"`
 	// Marker is random in every process: it tells a server that was restarted.
 	Marker   string `json:"media_marker"`
 	Defaults struct {
@@ -199,9 +201,9 @@ func (c *client) adapters(ctx context.Context) (n int, err error) {
 	return len(list), err
 }
 
-func (c *client) tokenize(ctx context.Context, text string, begin bool) (tokens []int32, err error) {
+func (c *client) tokenize(ctx context.Context, text string, begin, special bool) (tokens []int32, err error) {
 	var out struct{ Tokens []int32 }
-	err = c.call(ctx, http.MethodPost, "/tokenize", map[string]any{"content": text, "add_special": begin, "parse_special": true}, &out)
+	err = c.call(ctx, http.MethodPost, "/tokenize", map[string]any{"content": text, "add_special": begin, "parse_special": special}, &out)
 	return out.Tokens, err
 }
 

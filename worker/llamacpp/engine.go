@@ -30,6 +30,7 @@ type Engine struct {
 	identity  block.Identity
 	context   int
 	file      modelFile
+	template  engine.ChatTemplate
 	cached    bool // K/V can be exported and imported at all
 
 	attesting  *semaphore.Weighted // one at a time
@@ -62,6 +63,7 @@ func (e *Engine) Stats() Stats {
 
 var (
 	_ engine.Engine    = (*Engine)(nil)
+	_ engine.Templater = (*Engine)(nil)
 	_ engine.Sequence  = (*sequence)(nil)
 	_ engine.Generator = (*sequence)(nil)
 	_ engine.Resumer   = (*sequence)(nil)
@@ -90,7 +92,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	e := &Engine{
 		opts: opts, id: strings.ToLower(rand.Text()[:8]), client: c, file: file, server: server, context: server.Defaults.Context,
 		pool: newPool(server.Slots), attesting: semaphore.NewWeighted(1), layout: uncached(opts.BlockTokens),
-		started: time.Now(),
+		started: time.Now(), template: engine.ChatTemplate{Source: server.Template, BOS: server.BOS, EOS: server.EOS},
 	}
 	if err := e.start(ctx); err != nil {
 		return nil, errors.Join(err, e.Close())
@@ -133,7 +135,7 @@ func (e *Engine) start(ctx context.Context) error {
 	if err := e.file.matches(e.server.ModelPath, model); err != nil {
 		return err
 	}
-	if e.tokenizer, err = newTokenizer(ctx, e.client, model.Vocab, e.server.EOS, e.file.pieces, &e.foreign); err != nil {
+	if e.tokenizer, err = newTokenizer(ctx, e.client, model.Vocab, e.server, e.file.pieces, &e.foreign); err != nil {
 		return err
 	}
 	if e.tokenizer.pieces == nil {
@@ -218,7 +220,11 @@ func (e *Engine) ContextTokens() int { return e.context }
 // Tokenizer implements [engine.Engine].
 func (e *Engine) Tokenizer() engine.Tokenizer { return e.tokenizer }
 
-// NewSequence implements [engine.Engine]. It takes a slot when it is resumed or generates, and keeps it until it is closed.
+// ChatTemplate implements [engine.Templater]. A server whose model has none tells its own default.
+func (e *Engine) ChatTemplate() engine.ChatTemplate { return e.template }
+
+// NewSequence implements [engine.Engine]. It takes a slot when it is resumed or generates, and gives it back when it has generated or is
+// closed.
 func (e *Engine) NewSequence() (engine.Sequence, error) {
 	if e.closed.Load() {
 		return nil, fmt.Errorf("llamacpp: new sequence: %w", engine.ErrClosed)

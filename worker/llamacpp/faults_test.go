@@ -141,7 +141,7 @@ func TestABrokenServerIsAnErrorAndNoMore(t *testing.T) {
 		s.Close()
 	}
 	spoil.on("/tokenize", say(200, `{"tokens":[1,2,99999]}`))
-	if _, err := e.Tokenizer().(engine.PromptEncoder).EncodePrompt(t.Context(), "x"); !errors.Is(err, llamacpp.ErrServer) {
+	if _, err := e.Tokenizer().(engine.PromptEncoder).EncodePrompt(t.Context(), "x", false); !errors.Is(err, llamacpp.ErrServer) {
 		t.Errorf("a token outside the vocabulary: %v, want ErrServer", err)
 	}
 	spoil.on("/tokenize", say(200, `[`))

@@ -9,7 +9,7 @@ import (
 	"github.com/kvtier/kvtier/worker/engine"
 )
 
-// Generate implements [engine.Generator].
+// Generate implements [engine.Generator]. Behind it the slot is free for others, and keeps what it has for the next sequence that begins alike.
 func (s *sequence) Generate(ctx context.Context, tokens []int32, opts engine.GenerateOptions, emit func(engine.Generated) bool) error {
 	if err := s.usable("generate"); err != nil {
 		return err
@@ -21,12 +21,14 @@ func (s *sequence) Generate(ctx context.Context, tokens []int32, opts engine.Gen
 	if err != nil {
 		return err
 	}
+	s.tokens = prompt
 	if s.slot == nil {
-		s.tokens = prompt
-		if err := s.claim(ctx, nil); err != nil {
+		scope := s.scope
+		if err := s.claim(ctx, func() string { return scope }); err != nil {
 			return err
 		}
 	}
+	defer s.release()
 	reuse, err := s.bring(ctx, prompt)
 	if err != nil {
 		return err
@@ -102,7 +104,7 @@ func (s *sequence) bring(ctx context.Context, prompt []int32) (reuse bool, err e
 // all the same, unless the server is not trusted.
 func (s *sequence) worthBringing() bool {
 	fresh := s.length - s.held
-	if fresh == 0 || !s.engine.usable() || s.slot.reign != s.reign {
+	if fresh <= 0 || !s.engine.usable() || s.slot.reign != s.reign {
 		return false
 	}
 	return s.held == 0 || fresh >= s.engine.opts.SpliceTokens
@@ -112,8 +114,8 @@ func (s *sequence) worthBringing() bool {
 func (s *sequence) restore(ctx context.Context, tokens []int32) error {
 	e := s.engine
 	w := slotWriter{slotShape: e.shape, tokens: tokens}
-	w.rows = func(layer, which int, dst []byte) error { return s.in.readRows(layer, which, 0, dst) }
-	if s.held > 0 {
+	w.rows = func(layer, which int, dst []byte) error { return s.readRows(layer, which, 0, len(tokens), dst) }
+	if s.held > 0 && s.in.until(0, s.held) < s.held {
 		own, err := e.readSlot(ctx, s.slot.id)
 		if err != nil {
 			return err
@@ -127,7 +129,7 @@ func (s *sequence) restore(ctx context.Context, tokens []int32) error {
 			if err := own.readRows(layer, which, 0, s.held, dst[:n]); err != nil {
 				return err
 			}
-			return s.in.readRows(layer, which, s.held, dst[n:])
+			return s.readRows(layer, which, s.held, len(tokens)-s.held, dst[n:])
 		}
 	}
 	return e.writeSlot(ctx, s.slot.id, &w)
@@ -152,5 +154,5 @@ func (s *sequence) keep(ctx context.Context) {
 		return
 	}
 	e.stats.saved.Add(1)
-	s.out, s.length, s.slot.stored = out, len(s.tokens), full
+	s.out, s.length, s.slot.stored, s.in.blocks = out, len(s.tokens), full, nil
 }

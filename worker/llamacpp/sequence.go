@@ -12,9 +12,10 @@ import (
 // sequence implements [engine.Sequence], [engine.Resumer] and [engine.Generator].
 type sequence struct {
 	engine *Engine
-	slot   *slot  // nil until there is one
+	slot   *slot  // nil unless it waits to generate, or does
 	reign  uint64 // of the slot when its contents were last looked at
 	scope  string
+	begun  bool
 	tokens []int32 // as announced, or as far as they are known
 	held   int     // how many of them the slot has, in blocks
 	length int
@@ -43,32 +44,42 @@ func (s *sequence) Resume(ctx context.Context, tokens []int32, scope func() stri
 	if err := s.usable("resume"); err != nil {
 		return 0, err
 	}
-	if s.slot != nil {
+	if s.begun || s.length > 0 || s.in.blocks != nil {
 		return 0, errors.New("llamacpp: resume: the sequence has begun already")
 	}
 	s.tokens = tokens[:len(tokens):len(tokens)]
 	if err := s.claim(ctx, scope); err != nil {
 		return 0, err
 	}
-	n := s.engine.layout.BlockTokens
-	s.held = s.slot.held(s.scope, tokens) / n * n
 	s.length = s.held
+	n := s.engine.layout.BlockTokens
 	return min(s.slot.stored, s.held) / n * n, nil
 }
 
-// claim takes a slot of a server that answers.
+// claim takes a slot of a server that answers, one that holds much of the sequence's tokens if there is any.
 func (s *sequence) claim(ctx context.Context, scope func() string) (err error) {
+	s.begun = true
 	if s.slot, s.scope, err = s.engine.pool.claim(ctx, s.tokens, scope); err != nil {
 		return fmt.Errorf("llamacpp: waiting for a slot: %w", err)
 	}
 	if err := s.engine.attest(ctx, s.slot); err != nil {
-		return err // Close gives the slot back
+		s.release()
+		return err
 	}
 	s.reign = s.slot.reign
 	if !s.engine.usable() {
 		s.scope = ""
 	}
+	n := s.engine.layout.BlockTokens
+	s.held = s.slot.held(s.scope, s.tokens) / n * n
 	return nil
+}
+
+func (s *sequence) release() {
+	if s.slot != nil {
+		s.engine.pool.release(s.slot)
+		s.slot = nil
+	}
 }
 
 func (s *sequence) checkBlock(op string, pos, limit int, part block.Part, bytes int) error {
@@ -117,35 +128,33 @@ func (s *sequence) Export(pos int, part block.Part, dst []byte) error {
 	if err := errors.Join(s.usable("export"), s.checkBlock("export", pos, s.length, part, len(dst))); err != nil {
 		return err
 	}
-	n := s.engine.layout.BlockTokens
 	plane := len(dst) / (2 * part.Layers)
 	for i := range 2 * part.Layers {
-		rows := dst[i*plane:][:plane]
-		var err error
-		switch {
-		case s.out != nil && pos+n <= len(s.out.tokens):
-			err = s.out.readRows(part.FirstLayer+i/2, i%2, pos, n, rows)
-		case s.in.until(pos, pos+n) == pos+n:
-			err = s.in.readRows(part.FirstLayer+i/2, i%2, pos, rows)
-		default:
-			err = fmt.Errorf("llamacpp: export: K/V at position %d is in the server only", pos)
-		}
-		if err != nil {
+		if err := s.readRows(part.FirstLayer+i/2, i%2, pos, s.engine.layout.BlockTokens, dst[i*plane:][:plane]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Close implements [engine.Sequence]: the slot keeps what it has for the next sequence that begins alike. Closing twice is allowed.
+// readRows reads K (which = 0) or V (1) of one layer, positions pos to pos+n-1.
+func (s *sequence) readRows(layer, which, pos, n int, dst []byte) error {
+	switch {
+	case s.out != nil && pos+n <= len(s.out.tokens):
+		return s.out.readRows(layer, which, pos, n, dst)
+	case s.in.until(pos, pos+n) == pos+n:
+		return s.in.readRows(layer, which, pos, dst)
+	}
+	return fmt.Errorf("llamacpp: K/V at position %d is in the server only", pos)
+}
+
+// Close implements [engine.Sequence]. Closing twice is allowed.
 func (s *sequence) Close() error {
 	if s.closed {
 		return nil
 	}
 	s.closed = true
-	if s.slot != nil {
-		s.engine.pool.release(s.slot)
-	}
+	s.release()
 	s.in.blocks = nil
 	if s.out == nil {
 		return nil

@@ -15,6 +15,7 @@ import (
 type tokenizer struct {
 	client *client
 	vocab  int
+	bos    int32
 	eos    int32
 	pieces []string
 	// foreign says that the server has other weights than the file.
@@ -27,36 +28,47 @@ var (
 )
 
 // newTokenizer asks what cannot be read from the file.
-func newTokenizer(ctx context.Context, c *client, vocab int, eosText string, pieces []string, foreign *atomic.Bool) (*tokenizer, error) {
-	t := &tokenizer{client: c, vocab: vocab, eos: -1, foreign: foreign}
+func newTokenizer(ctx context.Context, c *client, vocab int, p props, pieces []string, foreign *atomic.Bool) (t *tokenizer, err error) {
+	t = &tokenizer{client: c, vocab: vocab, foreign: foreign}
 	if len(pieces) == vocab {
 		t.pieces = pieces
 	}
-	if eosText == "" {
-		return t, nil
+	if t.bos, err = c.special(ctx, p.BOS); err != nil {
+		return nil, err
 	}
-	tokens, err := c.tokenize(ctx, eosText, false)
-	if err == nil && len(tokens) == 1 { // more: the text is not a token
-		t.eos = tokens[0]
-	}
+	t.eos, err = c.special(ctx, p.EOS)
 	return t, err
+}
+
+// special is the token that a text stands for, -1 for none.
+func (c *client) special(ctx context.Context, text string) (int32, error) {
+	if text == "" {
+		return -1, nil
+	}
+	tokens, err := c.tokenize(ctx, text, false, true)
+	if err != nil || len(tokens) != 1 { // more: it is no token
+		return -1, err
+	}
+	return tokens[0], nil
 }
 
 // Encode implements [engine.Tokenizer]: no tokens if the server does not answer. EncodePrompt can tell.
 func (t *tokenizer) Encode(text string) []int32 {
-	tokens, err := t.EncodePrompt(context.Background(), text)
+	tokens, err := t.EncodePrompt(context.Background(), text, false)
 	if err != nil {
 		return nil
 	}
 	return tokens
 }
 
-// EncodePrompt implements [engine.PromptEncoder]. As for the server's own API, tokens that the model file asks for come first, and names of
-// special tokens within the text are those tokens.
-func (t *tokenizer) EncodePrompt(ctx context.Context, text string) ([]int32, error) {
-	tokens, err := t.client.tokenize(ctx, text, true)
+// EncodePrompt implements [engine.PromptEncoder]. The token that begins a text comes first if the model file asks for it.
+func (t *tokenizer) EncodePrompt(ctx context.Context, text string, special bool) ([]int32, error) {
+	tokens, err := t.client.tokenize(ctx, text, true, special)
 	if err != nil {
 		return nil, err
+	}
+	if special && len(tokens) > 1 && tokens[0] == t.bos && tokens[1] == t.bos {
+		tokens = tokens[1:]
 	}
 	for i, id := range tokens {
 		if id < 0 || int(id) >= t.vocab {

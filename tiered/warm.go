@@ -1,0 +1,232 @@
+package tiered
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
+	"github.com/kvtier/kvtier/store"
+)
+
+// What a job that fills the remote tier needs. It goes past the hot tier in both directions, so that nothing that traffic made hot
+// leaves for it, and it waits for the store, where a request never would: the job wants to know what is stored.
+
+var (
+	// ErrNotShared means that the remote tier may not be used now: no lease, or no remote tier at all.
+	ErrNotShared = errors.New("tiered: the remote tier may not be used now")
+	// ErrStale means that the generation, or the tenant's entries, ended meanwhile.
+	ErrStale = errors.New("tiered: the generation has ended")
+)
+
+// warmWindow bounds what a job holds in memory of the blocks it reads or writes.
+const warmWindow = 16 << 20
+
+// shareable is nil while blocks of v and of tenant ns may be read from and written to the remote tier.
+func (c *Cache) shareable(v *View, ns block.Digest) error {
+	now := c.View()
+	switch {
+	case now.Generation != v.Generation || now.Cuts[ns] != v.Cuts[ns]:
+		return ErrStale
+	case c.remote == nil || now.Access != AccessShared || c.closed.Load():
+		return ErrNotShared
+	}
+	return nil
+}
+
+// Stored counts how many of hashes, the chain of a prompt in namespace ns, the remote tier has from the front, complete with all their parts.
+func (c *Cache) Stored(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) (int, error) {
+	if err := c.shareable(&v, ns); err != nil {
+		return 0, err
+	}
+	n, err := c.remote.Lead(ctx, c.Keys(v, hashes))
+	if err != nil {
+		return 0, fmt.Errorf("tiered: stored: %w", err)
+	}
+	return n / c.format.Layout().PartCount(), nil
+}
+
+// Keys are the names under which the blocks of hashes are stored, part by part.
+func (c *Cache) Keys(v View, hashes []block.Hash) []string {
+	parts, variant := c.format.Layout().PartCount(), v.Identity.Variant()
+	keys := make([]string, 0, len(hashes)*parts)
+	for _, h := range hashes {
+		for p := range parts {
+			keys = append(keys, block.Key(variant, v.Epoch, h, p))
+		}
+	}
+	return keys
+}
+
+// window is how many blocks fit warmWindow.
+func (c *Cache) window() int { return max(1, warmWindow/c.slabs.bytes) }
+
+// Load reads the blocks of hashes from the remote tier, in order, and hands each part to use, which must not keep the payload. It returns how
+// many blocks were complete; a missing or damaged one ends it without an error, as a miss.
+func (c *Cache) Load(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, use func(i int, p block.Part, payload []byte) error) (int, error) {
+	done := 0
+	for done < len(hashes) {
+		n := min(c.window(), len(hashes)-done)
+		got, err := c.loadWindow(ctx, v, ns, hashes[done:done+n], done, use)
+		done += got
+		if err != nil || got < n {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+func (c *Cache) loadWindow(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, first int, use func(int, block.Part, []byte) error) (int, error) {
+	if err := c.shareable(&v, ns); err != nil {
+		return 0, err
+	}
+	l := c.format.Layout()
+	parts := l.PartCount()
+	entries := c.blank(v, ns, hashes, first)
+	defer releaseAll(entries)
+	bufs := make([][]byte, 0, len(hashes)*parts)
+	for _, e := range entries {
+		bufs = append(bufs, e.frames...)
+	}
+	scratch := c.scratches.Get().(*codec.Scratch)
+	defer c.scratches.Put(scratch)
+	got := 0
+	for n, err := range c.remote.Get(ctx, c.Keys(v, hashes), bufs) {
+		i, p := got/parts, got%parts
+		if err != nil {
+			return i, ignoreMiss(err)
+		}
+		_, payload, err := c.format.OpenAny(bufs[got], n, entries[i].header(p), scratch)
+		if err != nil {
+			return i, nil // damaged: computed and written again by who asked
+		}
+		if err := c.shareable(&v, ns); err != nil {
+			return i, err
+		}
+		if err := use(first+i, l.Part(p), payload); err != nil {
+			return i, err
+		}
+		got++
+	}
+	return got / parts, nil
+}
+
+func ignoreMiss(err error) error {
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrTooLarge) {
+		return nil
+	}
+	return fmt.Errorf("tiered: load: %w", err)
+}
+
+// blank returns empty blocks of a chain, of which the first is the depth-th.
+func (c *Cache) blank(v View, ns block.Digest, hashes []block.Hash, depth int) []*entry {
+	entries := make([]*entry, len(hashes))
+	for i, h := range hashes {
+		entries[i] = c.slabs.get(v.Generation, ns, v.Cuts[ns], h, depth+i)
+	}
+	return entries
+}
+
+func releaseAll(entries []*entry) {
+	for _, e := range entries {
+		e.release()
+	}
+}
+
+// StoreDirect writes blocks that were computed under v to the remote tier and returns when they are there: bytes as stored. The first of hashes
+// is the depth-th block of its chain; export writes the payload of a part of the i-th. The hot tier and the spill queue take no notice.
+func (c *Cache) StoreDirect(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, depth int, export func(i int, p block.Part, dst []byte) error) (int64, error) {
+	stored := int64(0)
+	for done := 0; done < len(hashes); {
+		n := min(c.window(), len(hashes)-done)
+		sum, err := c.storeWindow(ctx, v, ns, hashes[done:done+n], depth+done, func(i int, p block.Part, dst []byte) error {
+			return export(done+i, p, dst)
+		})
+		if stored += sum; err != nil {
+			return stored, err
+		}
+		done += n
+	}
+	return stored, nil
+}
+
+func (c *Cache) storeWindow(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, depth int, export func(int, block.Part, []byte) error) (int64, error) {
+	entries := c.blank(v, ns, hashes, depth)
+	defer releaseAll(entries)
+	l := c.format.Layout()
+	scratch := c.scratches.Get().(*codec.Scratch)
+	defer c.scratches.Put(scratch)
+	items, sum, encoded := make([]store.Item, 0, len(hashes)*l.PartCount()), int64(0), int64(0)
+	for i, e := range entries {
+		for p := range e.frames {
+			part := l.Part(p)
+			frame := e.frames[p][:c.format.FrameBytes(part)]
+			if err := export(i, part, c.format.Payload(frame)); err != nil {
+				return 0, fmt.Errorf("tiered: store block %d: %w", e.depth, err)
+			}
+			if err := c.format.Seal(frame, e.header(p)); err != nil {
+				return 0, err
+			}
+			// Somebody waits for memory here, not for time: what can be stored smaller is, whatever the link is like.
+			if out, ok := c.format.Encode(nil, frame, c.opts.Encoding, scratch); ok {
+				frame = out
+				encoded += int64(len(out))
+			}
+			items = append(items, store.Item{Key: e.key(p), Value: frame})
+			sum += int64(len(frame))
+		}
+	}
+	if err := c.shareable(&v, ns); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.SpillTimeout)
+	defer cancel()
+	if err := c.remote.Put(ctx, items, c.opts.TTL); err != nil {
+		return 0, fmt.Errorf("tiered: store: %w", err)
+	}
+	c.link.storedBytes.Add(sum)
+	c.link.encodedBytes.Add(encoded)
+	c.stats.spilled.Add(int64(len(hashes)))
+	c.tenants.stored(ns, sum)
+	return sum, nil
+}
+
+// Pin takes the TTL off the blocks of hashes, so that no server whose policy evicts volatile keys only evicts them, and returns how
+// many are stored completely, from the front. ErrPins means that the store cannot.
+func (c *Cache) Pin(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) (int, error) {
+	if err := c.shareable(&v, ns); err != nil {
+		return 0, err
+	}
+	pinner, ok := store.As[store.Pinner](c.remote)
+	if !ok {
+		return 0, ErrPins
+	}
+	n, err := pinner.Pin(ctx, c.Keys(v, hashes))
+	if err != nil {
+		return 0, fmt.Errorf("tiered: pin: %w", err)
+	}
+	return n / c.format.Layout().PartCount(), nil
+}
+
+// Unpin gives the blocks of hashes their TTL back.
+func (c *Cache) Unpin(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) error {
+	if err := c.shareable(&v, ns); err != nil {
+		return err
+	}
+	pinner, ok := store.As[store.Pinner](c.remote)
+	if !ok {
+		return ErrPins
+	}
+	if err := pinner.Unpin(ctx, c.Keys(v, hashes), c.opts.TTL); err != nil {
+		return fmt.Errorf("tiered: unpin: %w", err)
+	}
+	return nil
+}
+
+// ErrPins means that the remote tier cannot keep values without a TTL.
+var ErrPins = errors.New("tiered: the remote tier cannot pin")
+
+// TTL is how long what is stored lives.
+func (c *Cache) TTL() time.Duration { return c.opts.TTL }
