@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kvtier/kvtier/internal/httpapi"
+	"github.com/kvtier/kvtier/worker/engine"
 )
 
 // maxBody bounds a completion request: a context of 128 Ki tokens of 8 characters each fits.
@@ -258,6 +259,8 @@ func (a *api) fail(w http.ResponseWriter, err error) {
 		err = httpapi.BadRequest("invalid_request", "", err.Error())
 	case errors.Is(err, ErrClosed):
 		err = &httpapi.Error{Status: http.StatusServiceUnavailable, Type: httpapi.TypeServer, Code: "shutting_down", Message: "the worker is shutting down"}
+	case errors.Is(err, engine.ErrUnavailable):
+		err = &httpapi.Error{Status: http.StatusBadGateway, Type: httpapi.TypeServer, Code: "engine_unavailable", Message: err.Error()}
 	case errors.Is(err, context.DeadlineExceeded):
 		outcome = "timeout"
 		err = &httpapi.Error{Status: http.StatusGatewayTimeout, Type: httpapi.TypeServer, Code: "timeout", Message: "the request took too long"}

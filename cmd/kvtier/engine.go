@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/kvtier/kvtier/worker/engine"
@@ -65,4 +66,23 @@ func (f *workerFlags) sources(lo llama.Options, log *slog.Logger) ([]checkpoint,
 type degraded interface {
 	// Degraded says why nothing is cached at the moment, "" if all is well.
 	Degraded() string
+}
+
+// registerEngine exports what the engine counts by itself.
+func registerEngine(r prometheus.Registerer, e engine.Engine) {
+	l, ok := e.(*llamacpp.Engine) // never swapped for another
+	if !ok {
+		return
+	}
+	counter := func(name, help string, labels prometheus.Labels, value func(llamacpp.Stats) int64) {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(value(l.Stats())) }))
+	}
+	const tokens, tokensHelp = "kvtier_llama_prompt_tokens_total", "Prompt tokens by what llama-server says that it did: found them in its slot (also those restored there), or computed them."
+	counter(tokens, tokensHelp, prometheus.Labels{"source": "slot"}, func(s llamacpp.Stats) int64 { return s.ReusedTokens })
+	counter(tokens, tokensHelp, prometheus.Labels{"source": "computed"}, func(s llamacpp.Stats) int64 { return s.ComputedTokens })
+	const files, filesHelp = "kvtier_llama_slot_files_total", "Slot files exchanged with llama-server."
+	counter(files, filesHelp, prometheus.Labels{"outcome": "restored"}, func(s llamacpp.Stats) int64 { return s.Restored })
+	counter(files, filesHelp, prometheus.Labels{"outcome": "saved"}, func(s llamacpp.Stats) int64 { return s.Saved })
+	counter(files, filesHelp, prometheus.Labels{"outcome": "failed"}, func(s llamacpp.Stats) int64 { return s.Failed })
 }

@@ -131,6 +131,7 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens)
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
+	registerEngine(registry, e)
 	h := worker.HandlerOptions{Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry}
 	if f.engine == engineBuiltin {
 		h.Load = func(ctx context.Context, name string) (worker.Loaded, error) {

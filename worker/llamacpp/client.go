@@ -13,10 +13,17 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/kvtier/kvtier/worker/engine"
 )
 
-// ErrServer means that llama-server did not answer, or not in a way that can be understood.
-var ErrServer = errors.New("llamacpp: llama-server")
+// ErrServer means that llama-server did not answer, or not in a way that can be understood. It is an [engine.ErrUnavailable].
+var ErrServer error = serverError{}
+
+type serverError struct{}
+
+func (serverError) Error() string        { return "llamacpp: llama-server" }
+func (serverError) Is(target error) bool { return target == engine.ErrUnavailable }
 
 const (
 	maxAnswer = 64 << 20 // of anything but a stream: a vocabulary of tokens for a megabyte of text fits

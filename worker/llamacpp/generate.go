@@ -43,10 +43,15 @@ func (s *sequence) Generate(ctx context.Context, tokens []int32, opts engine.Gen
 		return err
 	}
 	slot.tokens = r.known()
-	slot.stored = min(max(before, s.length), len(slot.tokens))
+	if slot.stored = before; before >= s.held {
+		slot.stored = min(s.length, len(slot.tokens)) // what was imported is stored
+	}
 	s.tokens = slot.tokens
-	if e := s.engine; e.attest(ctx, slot) == nil && slot.reign == s.reign {
-		s.keep(ctx)
+	if s.engine.attest(ctx, slot) != nil || slot.reign != s.reign || !s.keep(ctx) {
+		// What the slot held and nobody has exported stays where it is, until it is worth it.
+		if before < s.held {
+			s.length = before
+		}
 	}
 	return nil
 }
@@ -137,12 +142,12 @@ func (s *sequence) restore(ctx context.Context, tokens []int32) error {
 
 // keep makes what was computed readable for Export, if that is worth its cost: the server writes the whole sequence, not only what is
 // new. Then Len grows to all of it.
-func (s *sequence) keep(ctx context.Context) {
+func (s *sequence) keep(ctx context.Context) (kept bool) {
 	e, n := s.engine, s.engine.layout.BlockTokens
 	full := len(s.tokens) / n * n
 	fresh := full - s.slot.stored/n*n
 	if s.scope == "" || !e.usable() || fresh < n || fresh < full/e.opts.SaveShare || ctx.Err() != nil {
-		return
+		return false
 	}
 	out, err := e.readSlot(ctx, s.slot.id)
 	if err == nil && (out.slotShape != e.shape || len(out.tokens) < len(s.tokens) || !slices.Equal(out.tokens[:len(s.tokens)], s.tokens)) {
@@ -151,8 +156,9 @@ func (s *sequence) keep(ctx context.Context) {
 	if err != nil {
 		e.stats.failed.Add(1)
 		e.opts.Logger.Warn("K/V was not read back, it is not shared", "tokens", full, "err", err)
-		return
+		return false
 	}
 	e.stats.saved.Add(1)
 	s.out, s.length, s.slot.stored, s.in.blocks = out, len(s.tokens), full, nil
+	return true
 }

@@ -110,7 +110,7 @@ func (r *run) step(ctx context.Context) error {
 	return err
 }
 
-// take emits tokens until one is refused.
+// take emits tokens until one is refused, and reports whether to listen on: the last token that was asked for is followed by the server's counts only.
 func (r *run) take(all []engine.Generated) bool {
 	for _, g := range all {
 		if g.Token < 0 || int(g.Token) >= r.engine.tokenizer.vocab || len(r.got) == r.opts.MaxTokens {
@@ -119,7 +119,7 @@ func (r *run) take(all []engine.Generated) bool {
 		r.got = append(r.got, g.Token)
 		if !r.emit(g) {
 			r.left = true
-			return false
+			return len(r.got) == r.opts.MaxTokens
 		}
 	}
 	return true

@@ -52,6 +52,9 @@ func (s *sequence) Resume(ctx context.Context, tokens []int32, scope func() stri
 		return 0, err
 	}
 	s.length = s.held
+	if !s.engine.usable() {
+		return -1, nil
+	}
 	n := s.engine.layout.BlockTokens
 	return min(s.slot.stored, s.held) / n * n, nil
 }
