@@ -50,6 +50,9 @@ func (f *workerFlags) sources(lo llama.Options, log *slog.Logger) ([]checkpoint,
 			return nil, usagef("--engine llamacpp needs --llama-url and one --checkpoint, the file that llama-server has loaded: " +
 				"its digest says whose K/V it is; for other weights start another llama-server and another worker")
 		}
+		if f.kvQuant != "none" {
+			return nil, usagef("--kv-quant %s: --engine llamacpp caches K/V as llama-server has it", f.kvQuant)
+		}
 		o := llamacpp.Options{URL: f.llamaURL, APIKey: f.llamaKey, Checkpoint: f.checkpoints[0], SlotsDir: f.slotsDir, BlockTokens: f.blockTokens, Logger: log}
 		return []checkpoint{{label: labelOf(o.Checkpoint), open: func(ctx context.Context) (engine.Engine, error) {
 			e, err := llamacpp.Open(ctx, o)

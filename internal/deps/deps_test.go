@@ -58,6 +58,7 @@ var testOnly = []struct {
 	{"github.com/Shopify/toxiproxy/", nil, "it injects faults"},
 	{"go.uber.org/goleak", nil, "it inspects goroutines for tests"},
 	{"pgregory.net/rapid", nil, "it generates inputs for tests"},
+	{"github.com/openai/openai-go/", nil, "a client of the API that the worker serves; tests hold the two together"},
 	{"github.com/google/go-cmp/", nil, "it may panic by design and is documented as for tests only"},
 	{"testing", nil, "it registers flags and is for tests"},
 }
