@@ -98,6 +98,10 @@ type Cache struct {
 	spill   *spillQueue
 	seen    seen // with WriteOnSecondHit
 	link    link
+	reads   pathMeter
+	explore explorer
+	breaker interface{ Admits() bool } // nil: none in front of the remote tier
+	fates   *fates
 	flights flights
 	tenants tenants
 
@@ -121,6 +125,8 @@ func New(opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
+	c.fates = newFates(opts.TTL)
+	c.breaker, _ = store.As[interface{ Admits() bool }](opts.Remote)
 	c.slabs = newSlabs(format, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
