@@ -21,14 +21,15 @@ import (
 )
 
 // BenchmarkLlamaServer measures a worker beside llama-server against llama-server alone, with a model of 55 million random parameters, and prints
-// the table of docs/ENGINES.md. What is compared runs in turns, in one run: make bench-llamacpp.
+// the table of docs/ENGINES.md. What is compared runs in turns, in one run, and the best of each side counts: on a busy machine every other
+// number says what the neighbours did. make bench-llamacpp.
 func BenchmarkLlamaServer(b *testing.B) {
 	r := newLlamaRig(b)
 	for b.Loop() {
 		r.table = nil
 		r.secondReplica(b, 3)
-		r.overhead(b, 5)
-		r.throughput(b, 2)
+		r.overhead(b, 6)
+		r.throughput(b, 3)
 	}
 	fmt.Println("\n| what | llama-server alone | worker + llama-server | ratio | wanted |\n|---|---|---|---|---|")
 	for _, row := range r.table {
@@ -61,7 +62,7 @@ func newLlamaRig(b *testing.B) *llamaRig {
 	}
 	r := &llamaRig{rng: rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano()))), vocab: 298}
 	redis := testredis.Start(b)
-	args := []string{"--parallel", fmt.Sprint(benchSlots), "--ctx-size", fmt.Sprint(benchSlots * 4096), "--threads", "2"}
+	args := []string{"--parallel", fmt.Sprint(benchSlots), "--ctx-size", fmt.Sprint(benchSlots * 4096), "--threads", "1"}
 	r.alone = testllama.StartWith(b, model, memoryDir(b), args...)
 	for i := range r.servers {
 		r.servers[i] = testllama.StartWith(b, model, memoryDir(b), append(args, "--cache-ram", "0")...)
@@ -134,14 +135,9 @@ func post(b *testing.B, url string, body, out any) {
 	}
 }
 
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	return v[len(v)/2]
-}
-
 // secondReplica: what server A has computed, server B takes from Redis.
 func (r *llamaRig) secondReplica(b *testing.B, rounds int) {
-	var cold, warm, ratios []float64
+	var cold, warm []float64
 	for i := range rounds {
 		first, second := r.workers[i%2], r.workers[1-i%2] // both are cold in turn
 		prefix := r.tokens(prefixTokens)
@@ -154,29 +150,29 @@ func (r *llamaRig) secondReplica(b *testing.B, rounds int) {
 		if cached < prefixTokens {
 			b.Fatalf("the second replica found %d of %d tokens", cached, prefixTokens)
 		}
-		cold, warm, ratios = append(cold, c), append(warm, w), append(ratios, w/c)
+		cold, warm = append(cold, c), append(warm, w)
 	}
-	r.row("second replica's TTFT, shared prefix of 2,000 tokens (median of %d)", "%.0f ms (cold)", "%.0f ms", rounds, median(cold), median(warm), median(ratios), "≤ 0.15")
-	b.ReportMetric(median(ratios), "ttft-ratio")
+	r.row(b, "ttft-ratio", fmt.Sprintf("first token on the second replica, shared prefix of %d tokens; best of %d", prefixTokens, rounds),
+		"%.0f ms (cold, through the worker)", "%.0f ms", slices.Min(cold), slices.Min(warm), "≤ 0.15")
 }
 
 // overhead: a prompt that nobody has sent, through the worker and without it.
 func (r *llamaRig) overhead(b *testing.B, rounds int) {
-	var alone, through, ratios []float64
+	const newTokens = 1000
+	var alone, through []float64
 	for i := range rounds {
-		var a, t float64
 		for j := range 2 {
-			tokens := r.tokens(prefixTokens)
+			tokens := r.tokens(newTokens)
 			if (i+j)%2 == 0 {
-				a = direct(b, r.servers[0], tokens, answerTokens)
+				alone = append(alone, direct(b, r.servers[0], tokens, answerTokens))
 			} else {
-				t, _, _ = throughWorker(b, r.workers[0], tokens, answerTokens)
+				t, _, _ := throughWorker(b, r.workers[0], tokens, answerTokens)
+				through = append(through, t)
 			}
 		}
-		alone, through, ratios = append(alone, a), append(through, t), append(ratios, t/a)
 	}
-	r.row("2,000 new tokens and 16 generated, nothing to reuse (median of %d)", "%.0f ms", "%.0f ms", rounds, median(alone), median(through), median(ratios), "≤ 1.03")
-	b.ReportMetric(median(ratios), "overhead-ratio")
+	r.row(b, "overhead-ratio", fmt.Sprintf("whole request of %d new tokens and %d generated, nothing to reuse; best of %d", newTokens, answerTokens, rounds),
+		"%.0f ms", "%.0f ms", slices.Min(alone), slices.Min(through), "≤ 1.03")
 }
 
 // throughput: 16 clients whose prompts begin with the same 2,000 tokens.
@@ -214,15 +210,16 @@ func (r *llamaRig) throughput(b *testing.B, rounds int) {
 		}
 	}
 	wg.Wait()
-	var as, ts, ratios []float64
+	var as, ts []float64
 	for range rounds {
-		a, t := run(alone), run(through)
-		as, ts, ratios = append(as, a), append(ts, t), append(ratios, t/a)
+		as, ts = append(as, run(alone)), append(ts, run(through))
 	}
-	r.row("requests/s, hot prefix of 2,000 tokens, 16 clients, 24 tokens in, 16 out (median of %d)", "%.1f", "%.1f", rounds, median(as), median(ts), median(ratios), "≥ 0.95")
-	b.ReportMetric(median(ratios), "throughput-ratio")
+	r.row(b, "throughput-ratio", fmt.Sprintf("requests/s, hot prefix of %d tokens, %d clients, %d tokens in, %d out; best of %d", prefixTokens, clients, tailTokens, answerTokens, rounds),
+		"%.1f (its own cache in RAM)", "%.1f", slices.Max(as), slices.Max(ts), "≥ 0.95")
 }
 
-func (r *llamaRig) row(what, alone, through string, rounds int, a, t, ratio float64, wanted string) {
-	r.table = append(r.table, fmt.Sprintf("| "+what+" | "+alone+" | "+through+" | %.2f | %s |", rounds, a, t, ratio, wanted))
+// row adds to the table, and to what the benchmark reports.
+func (r *llamaRig) row(b *testing.B, metric, what, aloneFormat, throughFormat string, alone, through float64, wanted string) {
+	r.table = append(r.table, fmt.Sprintf("| %s | "+aloneFormat+" | "+throughFormat+" | %.2f | %s |", what, alone, through, through/alone, wanted))
+	b.ReportMetric(through/alone, metric)
 }
