@@ -293,7 +293,7 @@ func (f *Fetch) Close() {
 
 // countMisses counts blocks of a chain that were not served. Behind one that is not stored, each has its own reason.
 func (c *Cache) countMisses(hashes []block.Hash, why Reason, g *Generation) {
-	if !why.absent() {
+	if !why.Absent() {
 		c.stats.misses[why].Add(int64(len(hashes)))
 		return
 	}

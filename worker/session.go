@@ -45,6 +45,9 @@ func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]floa
 		if err := get(ctx, res); err != nil {
 			return nil, err
 		}
+		if err := s.lookOut(ctx, res); err != nil {
+			return nil, err
+		}
 	}
 	res.ComputedTokens += len(s.tokens) - s.seq.Len()
 	return s.computeTo(ctx, len(s.tokens))
