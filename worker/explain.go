@@ -61,7 +61,7 @@ func (r *Replica) Explain(ctx context.Context, req Request) (Explanation, error)
 		return Explanation{}, ErrClosed
 	}
 	e, label := r.Resident()
-	tokens, _, err := req.tokens(e, r.opts.MaxSequences)
+	tokens, _, err := req.tokens(ctx, e, r.opts.MaxSequences)
 	if err != nil {
 		return Explanation{}, err
 	}

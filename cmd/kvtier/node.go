@@ -299,13 +299,17 @@ func (n *node) info(o nodeOptions) coordinator.Info {
 
 // degraded says what is not as it should be, although requests are answered.
 func (n *node) degraded() (why []string) {
+	e, _ := n.replica.Resident()
+	if d, ok := e.(degraded); ok && d.Degraded() != "" {
+		why = append(why, d.Degraded())
+	}
 	if n.breaker != nil && n.breaker.State() != store.BreakerClosed {
 		why = append(why, "redis: unavailable, breaker "+n.breaker.State().String())
 	}
 	if n.watch != nil {
 		if v := n.watch.View(); v.State != coordinator.Leased {
 			why = append(why, "control record: "+string(v.State))
-		} else if e, _ := n.replica.Resident(); n.cache.View().Access == tiered.AccessNone {
+		} else if n.cache.View().Access == tiered.AccessNone {
 			why = append(why, fmt.Sprintf("variant %v is not active: nothing is cached", e.Identity().Variant()))
 		}
 	}

@@ -26,6 +26,7 @@ const drainTimeout = 10 * time.Second
 
 type workerFlags struct {
 	listenFlags
+	engineFlags
 	node             nodeOptions
 	checkpoints      []string
 	checkpointDir    string
@@ -55,11 +56,13 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
   kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090
   kvtier worker --redis rediss://cache.example:6380 --encoding planes   # a slow link: fewer bytes, the same bits
   kvtier worker --redis redis://127.0.0.1:6379 --kv-quant int8          # half the bytes, lossy; shares with its like only
-  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379`,
+  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379
+  kvtier worker --engine llamacpp --llama-url http://127.0.0.1:8000 --slots-dir /dev/shm/slots --checkpoint mine.gguf --redis redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
 	}
-	f.add(cmd, "127.0.0.1:8080")
+	f.listenFlags.add(cmd, "127.0.0.1:8080")
+	f.engineFlags.add(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
 	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file`, or directory of a Hugging Face checkpoint, that can be served; repeat for more, the first is loaded (default: the shipped models)")
@@ -124,9 +127,8 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		o.address = advertised(f.listen, host)
 	}
 	lo := llama.Options{BlockTokens: f.blockTokens}
-	o.checkpoints = fileCheckpoints(f.checkpoints, lo)
-	if len(f.checkpoints) == 0 {
-		o.checkpoints = shippedCheckpoints(lo)
+	if o.checkpoints, err = f.sources(lo, log); err != nil {
+		return err
 	}
 	if kvQuant != block.QuantNone && o.encoding != codec.Raw {
 		return usagef("--encoding %v and --kv-quant %v exclude each other: bytes do not get smaller that way", o.encoding, kvQuant)
@@ -154,12 +156,14 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens, "kv_quant", kvQuant)
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
-	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
-		Model: o.model, Token: f.token, Degraded: func() []string { return append(n.degraded(), settings.problems()...) }, Registry: registry,
-		Load: func(ctx context.Context, name string) (worker.Loaded, error) {
+	registerEngine(registry, e)
+	h := worker.HandlerOptions{Model: o.model, Token: f.token, Degraded: func() []string { return append(n.degraded(), settings.problems()...) }, Registry: registry}
+	if f.engine == engineBuiltin {
+		h.Load = func(ctx context.Context, name string) (worker.Loaded, error) {
 			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo, quant: kvQuant}, o, name)
-		},
-	}), drainTimeout)
+		}
+	}
+	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, h), drainTimeout)
 }
 
 // advertised replaces a listen address that means every interface by the name of this host.
