@@ -61,6 +61,9 @@ func (r Result) CachedTokens() int { return r.HotTokens + r.RemoteTokens }
 // the cache.
 func (r *Replica) Complete(ctx context.Context, req Request) (Result, error) {
 	start := time.Now()
+	if req.Priority == Serving {
+		defer r.serving.begin()()
+	}
 	if err := r.latch.Acquire(ctx, 1); err != nil {
 		return Result{}, fmt.Errorf("worker: waiting for a turn: %w", err)
 	}

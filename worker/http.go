@@ -53,6 +53,7 @@ func Handler(r *Replica, opts HandlerOptions) http.Handler {
 	mux.HandleFunc("POST /v1/completions", a.completions)
 	mux.HandleFunc("GET /v1/models", a.models)
 	mux.HandleFunc("POST /v1/weights", a.load)
+	a.warmRoutes(mux)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})

@@ -67,7 +67,8 @@ type Replica struct {
 		closed     bool
 		offered    []Checkpoint // beside those that Follow was given
 	}
-	swaps sync.Mutex // one swap at a time
+	swaps   sync.Mutex // one swap at a time
+	serving turns
 }
 
 // NewReplica returns a replica that is ready to serve.
