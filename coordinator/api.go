@@ -29,7 +29,7 @@ type RegisterRequest struct {
 	Keep     bool   `json:"keep,omitempty"`     // with activate: leave others active
 }
 
-// VersionRequest is the body of POST /v1/models/{name}/drain and revoke.
+// VersionRequest is the body of POST /v1/models/{name}/warm, drain and revoke.
 type VersionRequest struct {
 	// Version is a label, a weights digest or at least its first 8 digits, or a variant.
 	Version string `json:"version"`
@@ -126,6 +126,9 @@ func (c *Coordinator) routes() []route {
 				return nil, err
 			}
 			return c.PurgeTenant(withCaller(r), r.PathValue("name"), ns)
+		})},
+		{"POST /v1/models/{name}/warm", body(httpapi.ReadJSON, func(ctx context.Context, model string, q VersionRequest) (Result, error) {
+			return c.Warm(ctx, model, q.Version)
 		})},
 		{"POST /v1/models/{name}/drain", body(httpapi.ReadJSON, func(ctx context.Context, model string, q VersionRequest) (Result, error) {
 			return c.Drain(ctx, model, q.Version)

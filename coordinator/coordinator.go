@@ -207,6 +207,13 @@ func (c *Coordinator) PurgeTenant(ctx context.Context, model string, ns block.Di
 	}})
 }
 
+// Warm lets entries of the selected variants be stored before they are activated; see Record.Warm.
+func (c *Coordinator) Warm(ctx context.Context, model, selector string) (Result, error) {
+	return c.change(ctx, proposal{what: "warm", version: selector, model: model, fn: func(r Record, s Stamp) (Record, error) {
+		return r.Warm(selector, s)
+	}})
+}
+
 // Drain marks the selected variants as on their way out.
 func (c *Coordinator) Drain(ctx context.Context, model, selector string) (Result, error) {
 	return c.change(ctx, proposal{what: "drain", version: selector, model: model, fn: func(r Record, s Stamp) (Record, error) {

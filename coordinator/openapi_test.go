@@ -158,6 +158,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	call("DELETE", "/v1/models/m/tenants/"+acme.String(), "", 200)
 	call("DELETE", "/v1/models/m/tenants/acme", "", 400)
 	call("POST", "/v1/models/m/purge", `{"version":"v1","tenant":"`+acme.String()+`"}`, 400)
+	must2(t)(cl.Register(ctx, "m", identity(2, 1), "v3"))
+	must2(t)(cl.Warm(ctx, "m", "v3"))
 	must2(t)(cl.Purge(ctx, "m", "v1"))
 	must2(t)(cl.Drain(ctx, "m", "v1"))
 	must2(t)(cl.Revoke(ctx, "m", "v1"))
@@ -201,7 +203,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 			t.Errorf("%+v", h)
 		}
 	}
-	if got, want := strings.Join(what, " "), "register activate purge-tenant purge-tenant purge drain revoke activate purge"; got != want {
+	if got, want := strings.Join(what, " "), "register activate purge-tenant purge-tenant register warm purge drain revoke activate purge"; got != want {
 		t.Errorf("history: %s\nwant:    %s", got, want)
 	}
 	for path, item := range document(t).Paths.Map() {

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/zeebo/xxh3"
 )
@@ -66,6 +67,8 @@ type Plan struct {
 	BlockTokens int
 	// Digest names the plan: equal manifests give equal ones.
 	Digest uint64
+	// Seconds is how long it took to make.
+	Seconds float64
 
 	opts   PlanOptions
 	groups []group
@@ -92,6 +95,7 @@ func NewPlan(ctx context.Context, o PlanOptions) (*Plan, error) {
 	if o.Encoder == nil || o.BlockTokens < 1 {
 		return nil, errors.New("warmup: PlanOptions.Encoder and BlockTokens are required")
 	}
+	start := time.Now()
 	o.SortBytes = cmp.Or(o.SortBytes, 64<<20)
 	p := &Plan{BlockTokens: o.BlockTokens, opts: o}
 	s := &sorter{limit: o.SortBytes, dir: o.Dir}
@@ -106,6 +110,7 @@ func NewPlan(ctx context.Context, o PlanOptions) (*Plan, error) {
 	if err := p.arrange(s); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
+	p.Seconds = time.Since(start).Seconds()
 	return p, nil
 }
 
@@ -343,4 +348,30 @@ func (p *Plan) records(g group) func(yield func(record, error) bool) {
 			}
 		}
 	}
+}
+
+// Sample returns the tokens of full blocks of prompts that the plan has, about n of them, or as many as the longest of the first groups' prompts
+// has: what is computed to learn what computing costs.
+func (p *Plan) Sample(ctx context.Context, n int) ([]int32, error) {
+	var best record
+	seen := 0
+	for _, g := range p.groups[:min(len(p.groups), 16)] {
+		for r, err := range p.records(g) {
+			if err != nil {
+				return nil, err
+			}
+			if seen++; r.blocks > best.blocks {
+				best = r
+			}
+			if best.blocks*p.BlockTokens >= n || seen > 1000 {
+				break
+			}
+		}
+	}
+	t := &Task{To: best.blocks, rec: best}
+	req, err := p.request(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return req.Tokens[:min(len(req.Tokens), max(p.BlockTokens, n/p.BlockTokens*p.BlockTokens))], nil
 }

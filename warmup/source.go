@@ -159,6 +159,18 @@ func (s Source) eachOf(i int, f File, fn func(place, []byte) error) error {
 	}
 }
 
+// errEnough ends a walk early.
+var errEnough = errors.New("enough")
+
+// Empty reports whether there is no line that is not empty.
+func (s Source) Empty() (bool, error) {
+	err := s.each(func(place, []byte) error { return errEnough })
+	if errors.Is(err, errEnough) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // parse reads an item from the bytes of its line, which are nil if it was too long. It returns ok false for a definition.
 func (s Source) parse(p place, raw []byte) (it Item, ok bool, err error) {
 	f := s.Files[p.file]
