@@ -71,11 +71,16 @@ func (s *syncBuffer) String() string {
 // start runs a server on a free port and waits until it is ready.
 func start(t testing.TB, args ...string) *process {
 	t.Helper()
+	return startAt(t, freeAddr(t), args...)
+}
+
+// startAt is start on an address of the caller's choice, such as that of a process that is gone.
+func startAt(t testing.TB, addr string, args ...string) *process {
+	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddr(t)
 	p := &process{t: t, cmd: exec.Command(path, append(args, "--listen", addr)...), url: "http://" + addr, done: make(chan struct{})}
 	p.cmd.Stderr = &p.log
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // nothing of the developer's own settings
