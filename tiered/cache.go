@@ -14,34 +14,6 @@ import (
 	"github.com/kvtier/kvtier/store"
 )
 
-// WritePolicy says when a block that was computed here goes to the remote tier.
-type WritePolicy uint8
-
-const (
-	// WriteThrough stores a block as soon as it has been computed: other workers can use it at once.
-	WriteThrough WritePolicy = iota
-	// WriteOnEvict stores a block when it leaves the hot tier for space: less traffic, sharing of cold blocks only.
-	WriteOnEvict
-)
-
-// ParseWritePolicy reads "through" or "evict".
-func ParseWritePolicy(s string) (WritePolicy, error) {
-	switch s {
-	case "through":
-		return WriteThrough, nil
-	case "evict":
-		return WriteOnEvict, nil
-	}
-	return 0, fmt.Errorf("tiered: unknown write policy %q, want \"through\" or \"evict\"", s)
-}
-
-func (p WritePolicy) String() string {
-	if p == WriteOnEvict {
-		return "evict"
-	}
-	return "through"
-}
-
 // Options configure a Cache. The zero value of each field means its default.
 type Options struct {
 	// Layout of the blocks; required. A cache serves one layout for its whole life.
@@ -100,6 +72,9 @@ func (o Options) validate() error {
 			errs = append(errs, fmt.Errorf("tiered: %s is negative", name))
 		}
 	}
+	if o.WritePolicy >= policies {
+		errs = append(errs, fmt.Errorf("tiered: unknown WritePolicy %d", o.WritePolicy))
+	}
 	if o.Encoding > codec.Planes {
 		errs = append(errs, fmt.Errorf("tiered: unknown %v", o.Encoding))
 	} else if o.Encoding == codec.Planes && o.Layout.DType.Size() != 2 {
@@ -121,6 +96,7 @@ type Cache struct {
 	refill  int // fills that a request has used up before it begins others
 	hot     *hot
 	spill   *spillQueue
+	seen    seen // with WriteOnSecondHit
 	link    link
 	flights flights
 	tenants tenants

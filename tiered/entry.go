@@ -15,10 +15,11 @@ type entry struct {
 	ns     block.Digest
 	cut    block.Cut // purge of the tenant that it was computed behind
 	hash   block.Hash
-	depth  int      // blocks before it in its chain
-	frames [][]byte // sealed values, one per part
-	places [][]byte // their payloads, slices of frames
-	share  atomic.Int32
+	depth  int        // blocks before it in its chain
+	parent block.Hash // the last of them; zero if there is none, and for blocks that were fetched
+	frames [][]byte   // sealed values, one per part
+	places [][]byte   // their payloads, slices of frames
+	share  atomic.Uint32
 	refs   atomic.Int32
 	slabs  *slabs
 	slab   []byte
@@ -26,9 +27,10 @@ type entry struct {
 	seq uint64 // when it last became the youngest of the hot tier; guarded by hot.mu
 }
 
-// Whether a block is in the remote tier, as far as this worker knows.
+// Whether a block is in the remote tier, as far as this worker knows. Above queued it is there; the number says how often the remote tier
+// had been found to have lost blocks by then, so that it is in doubt after the next time.
 const (
-	unshared int32 = iota
+	unshared uint32 = iota
 	queued
 	shared
 )

@@ -61,10 +61,8 @@ func (c *Cache) FetchInto(ctx context.Context, f *Fetch, v View, ns block.Digest
 	}
 	remote := c.remote != nil && f.view.Access == AccessShared && !c.closed.Load()
 	f.hot = c.hot.run(f.hot, &f.view.Generation, hashes)
-	if remote && c.opts.WritePolicy == WriteThrough {
-		for _, e := range f.hot { // what an outage kept from being stored
-			c.spill.offer(e)
-		}
+	if remote && c.opts.WritePolicy != WriteOnEvict {
+		c.offerRun(f.hot)
 	}
 	rest := hashes[len(f.hot):]
 	switch {

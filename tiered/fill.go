@@ -121,7 +121,7 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 	bufs := make([][]byte, 0, len(fills)*parts)
 	for i, f := range fills {
 		e := c.slabs.get(f.key.gen, f.ns, f.cut, f.key.hash, f.depth)
-		e.share.Store(shared)
+		e.share.Store(c.spill.sharedNow())
 		entries[i] = e
 		for p := range parts {
 			keys = append(keys, e.key(p))

@@ -98,6 +98,32 @@ func (h *hot) contains(g Generation, hash block.Hash) bool {
 	return h.mu.gen == g && h.mu.lru.Contains(hash)
 }
 
+// peek returns a hot block without a reference and without touching it, or nil: for a look at what it says of itself.
+func (h *hot) peek(g *Generation, hash block.Hash) *entry {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if h.mu.gen != *g {
+		return nil
+	}
+	e, _ := h.mu.lru.Peek(hash)
+	return e
+}
+
+// ancestors returns, with references, the hot blocks before e in its chain, nearest first, as long as want says so.
+func (h *hot) ancestors(e *entry, want func(*entry) bool) (chain []*entry) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for e.depth > 0 && h.mu.gen == e.gen {
+		p, ok := h.mu.lru.Peek(e.parent)
+		if !ok || !want(p) {
+			break
+		}
+		chain = append(chain, p.retain())
+		e = p
+	}
+	return chain
+}
+
 // insert makes e hot, with a reference of its own, and returns the blocks that had to leave, with theirs. It refuses a block of another
 // generation, one of a tenant that was purged meanwhile, one that is hot already, and one larger than the whole tier.
 func (h *hot) insert(e *entry) (victims []*entry, ok bool) {

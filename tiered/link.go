@@ -63,7 +63,7 @@ func (l *link) pays() bool {
 }
 
 // items is what a batch stores: its frames, or what they are encoded into. The buffers are used again for the next batch.
-func (l *link) items(f *codec.Format, e codec.Encoding, batch []*entry) []store.Item {
+func (l *link) items(f *codec.Format, e codec.Encoding, batch []*spillItem) []store.Item {
 	encode := e != codec.Raw && l.pays()
 	items := make([]store.Item, 0, len(batch)*f.Layout().PartCount())
 	start, raw, encoded := time.Now(), 0, 0

@@ -51,8 +51,8 @@ func TestEncodingIsUsedWhereItPays(t *testing.T) {
 			remote := memstore.New(memstore.Options{})
 			a := newCache(t, &slow{remote, c.bytesPerSecond}, func(o *tiered.Options) { o.Encoding = codec.Planes })
 			a.SetView(v)
-			for i, h := range hashes {
-				if err := a.Put(v, ns, h, i, write); err != nil {
+			for i := range hashes {
+				if err := a.Put(v, ns, hashes[:i+1], write); err != nil {
 					t.Fatal(err)
 				}
 				flush(t, a) // a batch each: the first is a measurement

@@ -53,8 +53,8 @@ func TestChurnStaysWithinTheBound(t *testing.T) {
 	var peak int64
 	for seed := range int32(40) {
 		ns, hashes := chainOf(v.Generation, 100+seed, 12)
-		for i, h := range hashes { // 48 MiB of new blocks, every page of them written
-			err := c.Put(v, ns, h, i, func(p block.Part, dst []byte) error {
+		for i := range hashes { // 48 MiB of new blocks, every page of them written
+			err := c.Put(v, ns, hashes[:i+1], func(p block.Part, dst []byte) error {
 				for j := range dst {
 					dst[j] = byte(j)
 				}

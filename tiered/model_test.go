@@ -17,7 +17,7 @@ func TestServedBlocksAreAlwaysRight(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		mem := memstore.New(memstore.Options{MaxBytes: int64(rapid.SampledFrom([]int{40, 400}).Draw(rt, "storeMiB")) << 20})
 		faulty := storetest.NewFaulty(mem)
-		policy := rapid.SampledFrom([]tiered.WritePolicy{tiered.WriteThrough, tiered.WriteOnEvict}).Draw(rt, "policy")
+		policy := rapid.SampledFrom([]tiered.WritePolicy{tiered.WriteThrough, tiered.WriteOnEvict, tiered.WriteOnSecondHit}).Draw(rt, "policy")
 		caches := make([]*tiered.Cache, 2)
 		views := make([]tiered.View, 2)
 		for i := range caches {

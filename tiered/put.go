@@ -7,16 +7,20 @@ import (
 	"github.com/kvtier/kvtier/internal/mutation"
 )
 
-// Put takes in a block that was computed under v: the depth-th of its chain, named hash, in namespace ns. export is called once per part to
+// Put takes in a block that was computed under v: the last of chain, in namespace ns. export is called once per part to
 // write its payload, unless the block is hot already or v is not current any more; then Put does nothing. The generation that the
 // block is labelled with is v's, captured when the request began, never the one current at some later moment.
-func (c *Cache) Put(v View, ns block.Digest, hash block.Hash, depth int, export func(p block.Part, dst []byte) error) error {
-	cut := v.Cuts[ns]
+func (c *Cache) Put(v View, ns block.Digest, chain []block.Hash, export func(p block.Part, dst []byte) error) error {
+	cut, depth := v.Cuts[ns], len(chain)-1
+	hash := chain[depth]
 	if c.closed.Load() || !c.allows(&v.Generation, ns, cut, AccessHot) || c.hot.contains(v.Generation, hash) {
 		return nil
 	}
 	e := c.slabs.get(v.Generation, ns, cut, hash, depth)
 	defer e.release()
+	if depth > 0 {
+		e.parent = chain[depth-1]
+	}
 	l := c.format.Layout()
 	for i := range e.frames {
 		p := l.Part(i)
@@ -30,8 +34,10 @@ func (c *Cache) Put(v View, ns block.Digest, hash block.Hash, depth int, export 
 		}
 	}
 	c.admit(e)
-	if c.remote != nil && c.opts.WritePolicy == WriteThrough {
-		c.spill.offer(e)
+	switch {
+	case c.remote == nil:
+	case c.opts.WritePolicy == WriteThrough, c.opts.WritePolicy == WriteOnSecondHit && c.seen.again(hash):
+		c.offer(e, e.parent)
 	}
 	return nil
 }
@@ -42,7 +48,7 @@ func (c *Cache) admit(e *entry) {
 	c.stats.evicted.Add(int64(len(victims)))
 	for _, v := range victims {
 		if c.remote != nil && c.opts.WritePolicy == WriteOnEvict {
-			c.spill.offer(v)
+			c.offerEvicted(v)
 		}
 		if mutation.Is(mutation.EarlyReuse) {
 			v.slabs.put(v.slab)

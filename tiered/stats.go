@@ -42,6 +42,7 @@ type Stats struct {
 	SpillMaxBytes int64
 	Spilled       int64            // blocks stored
 	SpillDropped  map[string]int64 // blocks not stored, by reason
+	SpillSkipped  int64            // blocks not stored because the remote tier had them
 	StoredBytes   int64            // bytes of values stored, as they are on the wire
 	EncodedBytes  int64            // those among them that were encoded
 	BadValues     int64            // values deleted because they failed their checks
@@ -56,6 +57,7 @@ type counters struct {
 	invalidated atomic.Int64
 	filling     atomic.Int64
 	spilled     atomic.Int64
+	skipped     atomic.Int64
 	spillDrops  [drops]atomic.Int64
 	badValues   atomic.Int64
 }
@@ -86,7 +88,7 @@ func (c *Cache) Stats() Stats {
 		HitBlocks: map[string]int64{}, MissBlocks: map[string]int64{}, SpillDropped: map[string]int64{},
 		BlockTokens: c.format.Layout().BlockTokens, HotMaxBytes: c.opts.HotBytes, SpillMaxBytes: c.opts.SpillBytes,
 		Evicted: c.stats.evicted.Load(), Invalidated: c.stats.invalidated.Load(), FillingBytes: c.stats.filling.Load(),
-		Spilled: c.stats.spilled.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(), SlabBytes: c.slabs.held(),
+		Spilled: c.stats.spilled.Load(), SpillSkipped: c.stats.skipped.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(), SlabBytes: c.slabs.held(),
 		StoredBytes: c.link.storedBytes.Load(), EncodedBytes: c.link.encodedBytes.Load(),
 	}
 	s.HotBlocks, s.HotBytes = c.hot.size()

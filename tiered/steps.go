@@ -36,12 +36,7 @@ func (c *Cache) stepSpill() {
 		return
 	}
 	q.storing = true
-	batch := q.take(spillBatchBytes, c.View())
-	var err error
-	if len(batch) > 0 {
-		err = c.store(batch)
-		q.done(batch, err == nil)
-	}
+	_, _ = c.spillOnce(spillBatchBytes)
 	q.storing = false
 	if q.bytes() > 0 {
 		c.opts.Steps.Go(c.stepSpill)

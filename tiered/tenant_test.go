@@ -19,7 +19,7 @@ func putTenant(t *testing.T, c *tiered.Cache, v tiered.View, salt string, n int)
 	t.Helper()
 	ns, hashes := tenantChain(v, salt, n)
 	for i, h := range hashes {
-		if err := c.Put(v, ns, h, i, func(p block.Part, dst []byte) error { stamp(dst, v.Generation, h, p.Index); return nil }); err != nil {
+		if err := c.Put(v, ns, hashes[:i+1], func(p block.Part, dst []byte) error { stamp(dst, v.Generation, h, p.Index); return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -154,7 +154,7 @@ func (c *Cache) StoreDirect(ctx context.Context, v View, ns block.Digest, hashes
 func (c *Cache) storeWindow(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, depth int, export func(int, block.Part, []byte) error) (int64, error) {
 	entries := c.blank(v, ns, hashes, depth)
 	defer releaseAll(entries)
-	if err := c.fill(entries, export); err != nil {
+	if err := c.seal(entries, export); err != nil {
 		return 0, err
 	}
 	// Somebody waits for memory here, not for time: what can be stored smaller is, whatever the link is like.
@@ -174,8 +174,8 @@ func (c *Cache) storeWindow(ctx context.Context, v View, ns block.Digest, hashes
 	return sum, nil
 }
 
-// fill seals the payloads that export writes.
-func (c *Cache) fill(entries []*entry, export func(int, block.Part, []byte) error) error {
+// seal seals the payloads that export writes.
+func (c *Cache) seal(entries []*entry, export func(int, block.Part, []byte) error) error {
 	l := c.format.Layout()
 	for i, e := range entries {
 		for p := range e.frames {
@@ -213,7 +213,7 @@ func (c *Cache) values(entries []*entry, enc codec.Encoding) (items []store.Item
 func (c *Cache) Weigh(v View, ns block.Digest, hashes []block.Hash, export func(i int, p block.Part, dst []byte) error) (raw, encoded int64, err error) {
 	entries := c.blank(v, ns, hashes, 0)
 	defer releaseAll(entries)
-	if err := c.fill(entries, export); err != nil {
+	if err := c.seal(entries, export); err != nil {
 		return 0, 0, err
 	}
 	_, raw, _ = c.values(entries, codec.Raw)

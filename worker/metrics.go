@@ -60,6 +60,7 @@ var (
 	descSpillBytes  = desc("kvtier_spill_queue_bytes", "Bytes waiting to be stored.")
 	descSpilled     = desc("kvtier_spilled_blocks_total", "Blocks stored in the remote tier.")
 	descSpillDrops  = desc("kvtier_spill_dropped_total", "Blocks given up before they were stored, by reason.", "reason")
+	descSpillSkips  = desc("kvtier_spill_skipped_blocks_total", "Blocks not stored because the remote tier had them.")
 	descFillBytes   = desc("kvtier_fill_bytes", "Bytes being fetched.")
 	descBadValues   = desc("kvtier_integrity_failures_total", "Stored values that failed their checks and were deleted.")
 	descAccess      = desc("kvtier_cache_access", "What the cache may use: 0 nothing, 1 the hot tier, 2 the remote tier too.")
@@ -96,6 +97,7 @@ func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(descEvicted, s.Invalidated, "invalidated")
 	gauge(descSpillBytes, float64(s.SpillBytes))
 	counter(descSpilled, s.Spilled)
+	counter(descSpillSkips, s.SpillSkipped)
 	for reason, n := range s.SpillDropped {
 		counter(descSpillDrops, n, reason)
 	}

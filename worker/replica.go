@@ -23,8 +23,6 @@ var (
 	ErrClosed = errors.New("worker: closed")
 	// ErrShape means that a checkpoint's K/V layout differs from the one the worker serves.
 	ErrShape = errors.New("worker: checkpoint of another shape")
-	// ErrRequest means that the request itself is wrong; the message says what to change.
-	ErrRequest = errors.New("worker: bad request")
 )
 
 // Grants is where a replica learns which epochs it may use: a coordinator.Watch, or nil for a worker on its own.
@@ -46,8 +44,19 @@ type Options struct {
 	OnExpiry coordinator.OnExpiry
 	// Secret keys the chain hashes; workers that share entries share it. Empty means block.DefaultSecret.
 	Secret []byte
-	// MaxSequences bounds the requests that run at once; more wait for their turn. Default 4.
+	// MaxSequences bounds the sequences of Serving requests that run at once; more wait for their turn. Default 4. Background requests have half as
+	// many places of their own, at least one.
 	MaxSequences int
+	// MaxQueue bounds the requests of one priority that wait; more are refused with ErrBusy. Default 64; negative for none.
+	MaxQueue int
+	// MaxSequenceBytes bounds the K and V that running requests may come to, for prompt and answer; requests wait while it is used up, and one that
+	// needs more alone is refused. Default 0: what MaxSequences and the model's context amount to.
+	MaxSequenceBytes int64
+	// PrefillChunk is how many prompt tokens are computed before others get a turn. Default 128.
+	PrefillChunk int
+	// PrefixWait is how long a request may wait without progress for another one that computes the same prefix; then it computes it itself.
+	// Default 5 s; negative: requests do not wait for each other.
+	PrefixWait time.Duration
 	// Logger receives changes of state, never prompts; nil discards.
 	Logger *slog.Logger
 }
@@ -56,9 +65,13 @@ type Options struct {
 type Replica struct {
 	opts Options
 
-	// latch is held by every request with weight 1 and by SwapWeights with all of it. Waiters are served in order, so that a swap is
+	// queue says whose turn it is; who has a turn takes the latch.
+	queue *queue
+	// latch is held by every running request with weight 1 and by SwapWeights with all of it. Waiters are served in order, so that a swap is
 	// not starved by traffic.
-	latch *semaphore.Weighted
+	latch    *semaphore.Weighted
+	schedule *schedule
+	flights  *flights // nil for none
 
 	mu struct {
 		sync.Mutex // guards the fields and every change of the cache's view
@@ -67,8 +80,41 @@ type Replica struct {
 		closed     bool
 		offered    []Checkpoint // beside those that Follow was given
 	}
-	swaps   sync.Mutex // one swap at a time
-	serving turns
+	swaps sync.Mutex // one swap at a time
+}
+
+// wholeLatch is more than there can be requests.
+const wholeLatch = 1 << 30
+
+func (o Options) withDefaults() Options {
+	if o.MaxSequences == 0 {
+		o.MaxSequences = 4
+	}
+	if o.MaxQueue == 0 {
+		o.MaxQueue = 64
+	}
+	if o.PrefillChunk == 0 {
+		o.PrefillChunk = 128
+	}
+	if o.PrefixWait == 0 {
+		o.PrefixWait = 5 * time.Second
+	}
+	o.MaxQueue = max(o.MaxQueue, 0)
+	return o
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if o.MaxSequences < 1 || o.MaxSequences > 1<<16 {
+		errs = append(errs, fmt.Errorf("worker: MaxSequences is %d, want 1 to %d", o.MaxSequences, 1<<16))
+	}
+	if o.MaxSequenceBytes < 0 {
+		errs = append(errs, fmt.Errorf("worker: MaxSequenceBytes is %d, want 0 or more", o.MaxSequenceBytes))
+	}
+	if o.PrefillChunk < 1 {
+		errs = append(errs, fmt.Errorf("worker: PrefillChunk is %d, want at least 1", o.PrefillChunk))
+	}
+	return errors.Join(errs...)
 }
 
 // NewReplica returns a replica that is ready to serve.
@@ -79,16 +125,20 @@ func NewReplica(opts Options) (*Replica, error) {
 	if opts.OnExpiry == "" {
 		opts.OnExpiry = coordinator.Local
 	}
-	if opts.MaxSequences == 0 {
-		opts.MaxSequences = 4
-	}
-	if opts.MaxSequences < 1 {
-		return nil, fmt.Errorf("worker: MaxSequences is %d, want at least 1", opts.MaxSequences)
+	opts = opts.withDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Replica{opts: opts, latch: semaphore.NewWeighted(int64(opts.MaxSequences))}
+	r := &Replica{
+		opts: opts, latch: semaphore.NewWeighted(wholeLatch), schedule: newSchedule(),
+		queue: &queue{places: opts.MaxSequences, backgroundPlaces: max(1, opts.MaxSequences/2), length: opts.MaxQueue, bytes: opts.MaxSequenceBytes},
+	}
+	if opts.PrefixWait > 0 {
+		r.flights = newFlights(opts.PrefixWait)
+	}
 	r.mu.engine, r.mu.label = opts.Engine, opts.Label
 	r.Refresh()
 	return r, nil
@@ -164,12 +214,12 @@ func (r *Replica) SwapWeights(ctx context.Context, label string, open func(conte
 	}
 	start := time.Now()
 	if mutation.Is(mutation.SwapWithoutDraining) {
-		r.latch = semaphore.NewWeighted(int64(r.opts.MaxSequences))
+		r.latch = semaphore.NewWeighted(wholeLatch)
 	}
-	if err := r.latch.Acquire(ctx, int64(r.opts.MaxSequences)); err != nil {
+	if err := r.latch.Acquire(ctx, wholeLatch); err != nil {
 		return errors.Join(fmt.Errorf("worker: swap to %s: waiting for running requests: %w", label, err), next.Close())
 	}
-	defer r.latch.Release(int64(r.opts.MaxSequences))
+	defer r.latch.Release(wholeLatch)
 	r.mu.Lock()
 	if r.mu.closed {
 		r.mu.Unlock()
@@ -192,7 +242,7 @@ func (r *Replica) Closing() bool {
 	return r.mu.closed
 }
 
-// Close waits for running requests, at most until ctx ends, refuses new ones and closes the engine.
+// Close refuses new requests and those that wait for a turn, waits for running ones, at most until ctx ends, and closes the engine.
 func (r *Replica) Close(ctx context.Context) error {
 	r.mu.Lock()
 	already := r.mu.closed
@@ -202,9 +252,10 @@ func (r *Replica) Close(ctx context.Context) error {
 	if already {
 		return nil
 	}
-	if err := r.latch.Acquire(ctx, int64(r.opts.MaxSequences)); err != nil {
+	r.queue.close()
+	if err := r.latch.Acquire(ctx, wholeLatch); err != nil {
 		return fmt.Errorf("worker: close: requests still run: %w", err)
 	}
-	defer r.latch.Release(int64(r.opts.MaxSequences)) // whoever still waits is told that it is closed
+	defer r.latch.Release(wholeLatch) // whoever still waits is told that it is closed
 	return e.Close()
 }

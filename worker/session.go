@@ -16,13 +16,18 @@ type session struct {
 	seq    engine.Sequence
 	view   tiered.View
 	chain  *block.Chain
-	tokens []int32      // prompt, then what was generated
-	hashes []block.Hash // chain of the full blocks of tokens
-	kept   int          // blocks of the chain that need not be put any more
+	// compute brings tokens at seq.Len() onward into the sequence and returns the logits of the last; seq.Prefill, or what decides when that runs.
+	compute func(ctx context.Context, tokens []int32) ([]float32, error)
+	tokens  []int32      // prompt, then what was generated
+	hashes  []block.Hash // chain of the full blocks of tokens
+	kept    int          // blocks of the chain that need not be put any more
 }
 
 // prompt brings the K/V of the whole prompt into the sequence, from the cache or by computing it, and returns the logits of its last token.
 func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]float32, error) {
+	if err := s.resume(ctx, noCache); err != nil {
+		return nil, err
+	}
 	if !noCache {
 		if err := s.reuse(ctx, res); err != nil {
 			return nil, err
@@ -30,7 +35,7 @@ func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]floa
 	}
 	missing := s.tokens[s.seq.Len():]
 	res.ComputedTokens = len(missing)
-	return s.seq.Prefill(ctx, missing)
+	return s.compute(ctx, missing)
 }
 
 // extend brings hashes up to the full blocks among the first n tokens.
@@ -50,7 +55,8 @@ func (s *session) extend(n int) {
 func (s *session) reuse(ctx context.Context, res *Result) error {
 	l := s.engine.Layout()
 	s.extend(len(s.tokens))
-	f := s.cache.Fetch(ctx, s.view, s.chain.Namespace(), s.hashes[:block.Reusable(len(s.tokens), l.BlockTokens)])
+	resumed := s.seq.Len() / l.BlockTokens
+	f := s.cache.Fetch(ctx, s.view, s.chain.Namespace(), s.hashes[resumed:block.Reusable(len(s.tokens), l.BlockTokens)])
 	defer f.Close()
 	for f.Next(ctx) {
 		for p := range l.PartCount() {
@@ -67,8 +73,10 @@ func (s *session) reuse(ctx context.Context, res *Result) error {
 			return fmt.Errorf("worker: import: %w", err)
 		}
 	}
-	s.kept = s.seq.Len() / l.BlockTokens
-	res.HotTokens = f.Blocks(tiered.Hot) * l.BlockTokens
+	if resumed == 0 {
+		s.kept = s.seq.Len() / l.BlockTokens
+	}
+	res.HotTokens = (resumed + f.Blocks(tiered.Hot)) * l.BlockTokens
 	res.RemoteTokens = f.Blocks(tiered.Remote) * l.BlockTokens
 	res.Miss = f.Miss()
 	return nil
@@ -80,7 +88,7 @@ func (s *session) keep() error {
 	s.extend(s.seq.Len())
 	for ; s.kept < s.seq.Len()/l.BlockTokens; s.kept++ {
 		pos := s.kept * l.BlockTokens
-		err := s.cache.Put(s.view, s.chain.Namespace(), s.hashes[s.kept], s.kept, func(p block.Part, dst []byte) error {
+		err := s.cache.Put(s.view, s.chain.Namespace(), s.hashes[:s.kept+1], func(p block.Part, dst []byte) error {
 			return s.seq.Export(pos, p, dst)
 		})
 		if err != nil {

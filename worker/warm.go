@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
@@ -59,32 +58,20 @@ const warmChunk = 32
 // and ends with ErrNotGranted when the weights lose their grant. The hot tier takes no notice.
 func (r *Replica) Warm(ctx context.Context, req WarmRequest) (WarmResult, error) {
 	start := time.Now()
-	if err := r.serving.idle(ctx); err != nil {
-		return WarmResult{}, fmt.Errorf("worker: waiting for requests to end: %w", err)
-	}
-	if err := r.latch.Acquire(ctx, 1); err != nil {
-		return WarmResult{}, fmt.Errorf("worker: waiting for a turn: %w", err)
-	}
-	defer r.latch.Release(1)
-	r.mu.Lock()
-	e, label, closed := r.mu.engine, r.mu.label, r.mu.closed
-	r.mu.Unlock()
-	if closed {
-		return WarmResult{}, ErrClosed
-	}
-	if v := e.Identity().Variant(); req.Variant != (block.Variant{}) && v != req.Variant {
-		return WarmResult{}, fmt.Errorf("%w: %v (%s), not %v", ErrVariant, v, label, req.Variant)
-	}
-	tokens, err := promptTokens(e, Request{Prompt: req.Prompt, Tokens: req.Tokens})
+	a, err := r.admit(ctx, &Request{Prompt: req.Prompt, Tokens: req.Tokens, Salt: req.Salt, Priority: Background})
 	if err != nil {
 		return WarmResult{}, err
 	}
-	w := warming{replica: r, cache: r.opts.Cache, engine: e, view: r.opts.Cache.View(), tokens: tokens,
-		chain: block.NewChain(r.opts.Secret, e.Identity(), req.Salt, e.Layout().BlockTokens),
-		res:   WarmResult{Identity: e.Identity(), Label: label, PromptTokens: len(tokens)}}
+	defer a.leave()
+	id := a.engine.Identity()
+	if v := id.Variant(); req.Variant != (block.Variant{}) && v != req.Variant {
+		return WarmResult{}, fmt.Errorf("%w: %v (%s), not %v", ErrVariant, v, a.res.Label, req.Variant)
+	}
+	w := warming{answer: a, cache: r.opts.Cache, engine: a.engine, view: r.opts.Cache.View(), tokens: a.prompt, chain: a.chain(),
+		res: WarmResult{Identity: id, Label: a.res.Label, PromptTokens: len(a.prompt)}}
 	w.res.Epoch = w.view.Epoch
 	w.chain.After(w.view.Cuts[w.chain.Namespace()])
-	w.hashes = w.chain.AppendHashes(nil, tokens)
+	w.hashes = w.chain.AppendHashes(nil, w.tokens)
 	if req.Measure {
 		err = w.measure(ctx)
 	} else {
@@ -112,14 +99,14 @@ var errEngine = errors.New("worker: warm")
 
 // warming is one warm-up between engine and cache.
 type warming struct {
-	replica *Replica
-	cache   *tiered.Cache
-	engine  engine.Engine
-	view    tiered.View
-	chain   *block.Chain
-	tokens  []int32
-	hashes  []block.Hash // of the full blocks
-	res     WarmResult
+	answer *answer
+	cache  *tiered.Cache
+	engine engine.Engine
+	view   tiered.View
+	chain  *block.Chain
+	tokens []int32
+	hashes []block.Hash // of the full blocks
+	res    WarmResult
 }
 
 func (w *warming) run(ctx context.Context, pin bool) error {
@@ -151,6 +138,7 @@ func (w *warming) compute(ctx context.Context, present int) error {
 		return fmt.Errorf("%w: %w", errEngine, err)
 	}
 	defer seq.Close()
+	defer w.answer.replica.schedule.opened()()
 	l, ns := w.engine.Layout(), w.chain.Namespace()
 	loaded, err := w.cache.Load(ctx, w.view, ns, w.hashes[:present], func(i int, p block.Part, payload []byte) error {
 		if err := seq.Import(i*l.BlockTokens, p, payload); err != nil {
@@ -167,12 +155,9 @@ func (w *warming) compute(ctx context.Context, present int) error {
 	w.res.LoadedTokens = loaded * l.BlockTokens
 	perChunk := max(1, warmChunk/l.BlockTokens)
 	for at := loaded; at < len(w.hashes); at += perChunk {
-		if err := w.replica.serving.idle(ctx); err != nil {
-			return err
-		}
 		end := min(at+perChunk, len(w.hashes))
-		if _, err := seq.Prefill(ctx, w.tokens[at*l.BlockTokens:end*l.BlockTokens]); err != nil {
-			return fmt.Errorf("%w: %w", errEngine, err)
+		if err := w.prefill(ctx, seq, w.tokens[at*l.BlockTokens:end*l.BlockTokens]); err != nil {
+			return err
 		}
 		w.res.ComputedTokens += (end - at) * l.BlockTokens
 		n, err := w.cache.StoreDirect(ctx, w.view, ns, w.hashes[at:end], at, func(i int, p block.Part, dst []byte) error {
@@ -186,6 +171,26 @@ func (w *warming) compute(ctx context.Context, present int) error {
 	return nil
 }
 
+// prefill computes tokens when nobody waits for anything else.
+func (w *warming) prefill(ctx context.Context, seq engine.Sequence, tokens []int32) (err error) {
+	for quiet := w.answer.replica.queue.quiet(); quiet != nil; quiet = w.answer.replica.queue.quiet() {
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if g, ok := seq.(engine.Generator); ok {
+		err = g.Generate(ctx, tokens, engine.GenerateOptions{}, func(engine.Generated) bool { return false })
+	} else {
+		_, err = w.answer.replica.schedule.do(work{ctx, w.engine, seq, tokens}, false)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errEngine, err)
+	}
+	return nil
+}
+
 // measure computes everything, keeps nothing, and weighs it.
 func (w *warming) measure(ctx context.Context) error {
 	seq, err := w.engine.NewSequence()
@@ -193,56 +198,17 @@ func (w *warming) measure(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errEngine, err)
 	}
 	defer seq.Close()
+	defer w.answer.replica.schedule.opened()()
 	bt := w.engine.Layout().BlockTokens
 	if len(w.hashes) == 0 {
 		return nil
 	}
-	if _, err := seq.Prefill(ctx, w.tokens[:len(w.hashes)*bt]); err != nil {
-		return fmt.Errorf("%w: %w", errEngine, err)
+	if err := w.prefill(ctx, seq, w.tokens[:len(w.hashes)*bt]); err != nil {
+		return err
 	}
 	w.res.ComputedTokens = len(w.hashes) * bt
 	w.res.StoredBytes, w.res.EncodedBytes, err = w.cache.Weigh(w.view, w.chain.Namespace(), w.hashes, func(i int, p block.Part, dst []byte) error {
 		return seq.Export(i*bt, p, dst)
 	})
 	return err
-}
-
-// turns counts the requests that somebody waits for, so that what nobody waits for can stand back. The zero value is ready.
-type turns struct {
-	mu   sync.Mutex
-	n    int
-	none chan struct{} // closed when n falls to 0
-}
-
-// begin counts a request until the returned function is called.
-func (t *turns) begin() (end func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.n++; t.n == 1 {
-		t.none = make(chan struct{})
-	}
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.n--; t.n == 0 {
-			close(t.none)
-		}
-	}
-}
-
-// idle waits until no request is counted, or ctx ends.
-func (t *turns) idle(ctx context.Context) error {
-	for {
-		t.mu.Lock()
-		n, none := t.n, t.none
-		t.mu.Unlock()
-		if n == 0 {
-			return ctx.Err()
-		}
-		select {
-		case <-none:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }

@@ -106,6 +106,8 @@ func TestBadInputIsNamed(t *testing.T) {
 		"size":                 {[]string{"worker", "--hot-bytes", "lots"}, "256MiB"},
 		"coordinator's listen": {[]string{"coordinator", "--listen", "0.0.0.0:0"}, "--insecure"},
 		"coordinator's Redis":  {[]string{"coordinator", "--redis", "rediss//x"}, "redis"},
+		"chaos in the open":    {[]string{"chaos", "--listen", ":0"}, "--insecure"},
+		"chaos upstream":       {[]string{"chaos", "--upstream", "redis"}, "host:port"},
 		"no prompts":           {[]string{"warmup", filepath.Join(dir, "none.txt")}, "none.txt"},
 		"empty prompts":        {[]string{"warmup", file("empty.txt", "\n\n")}, "one per line"},
 		"worker URL":           {[]string{"warmup", file("p.txt", "a\n"), "--worker", "127.0.0.1"}, "http://"},

@@ -69,7 +69,8 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored")
 	fl.DurationVar(&f.node.ttl, "ttl", 6*time.Hour, "how long stored entries live")
 	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
-	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once) or evict (when they leave the hot tier)")
+	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
+		"second-hit (when this worker meets them again; for a shared tier too small for all)")
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
 	fl.IntVar(&f.node.sequences, "sequences", 4, "requests that run at once")
 	return cmd

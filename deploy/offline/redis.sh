@@ -7,6 +7,7 @@ tag=$1 server=$2 suite=$3
 new_rootfs
 unpack_suite "$suite" "$server"
 slim_root
+chown 999:999 "$rootfs/data" # the official image's user redis, as which compose runs it
 # Like the official entry point: bare flags or a config file are arguments of the server, which listens to everyone
 # in its network. (The official image also drops to the user redis; a container of the tests or of the demo need not.)
 cat >"$rootfs/usr/local/bin/docker-entrypoint.sh" <<SH

@@ -104,8 +104,8 @@ func NewHotTier(blockBytes, n int) (*HotTier, error) {
 	cache.SetView(t.view)
 	chain := block.NewChain(nil, t.view.Identity, "", l.BlockTokens)
 	t.ns, t.hashes = chain.Namespace(), chain.AppendHashes(nil, make([]int32, n*l.BlockTokens))
-	for i, h := range t.hashes {
-		err := cache.Put(t.view, t.ns, h, i, func(p block.Part, dst []byte) error { dst[0] = byte(i); return nil })
+	for i := range t.hashes {
+		err := cache.Put(t.view, t.ns, t.hashes[:i+1], func(p block.Part, dst []byte) error { dst[0] = byte(i); return nil })
 		if err != nil {
 			return nil, err
 		}

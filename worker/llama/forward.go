@@ -25,13 +25,25 @@ type pass struct {
 	worker []workerScratch
 
 	// The batch that is being computed.
-	kv       *kvStore
-	pos      int
 	tokens   []int32
+	pieces   []piece
+	outputs  []output
 	layer    int
-	logits   []float32
 	phases   phases
 	capacity int // tokens that the buffers hold
+}
+
+// piece is what one item of a per-token phase takes: consecutive tokens of one sequence, at most tokenGroup of them.
+type piece struct {
+	kv         *kvStore
+	pos        int // position of the first
+	first, end int // rows in the batch
+}
+
+// output is a row whose logits are wanted.
+type output struct {
+	row    int
+	logits []float32
 }
 
 type workerScratch struct {
@@ -73,73 +85,94 @@ func (m *Model) beginPass(tokens int) *pass {
 func (m *Model) endPass(p *pass) {
 	p.team.stop()
 	m.crew.give(p.team.size)
-	p.kv, p.tokens, p.logits = nil, nil, nil
+	p.clear()
 	m.passes.Put(p)
 }
 
-// forward computes K and V of tokens at pos onward into kv, and the logits of the last unless logits is nil. The spans of
-// all positions must have been made.
-func (p *pass) forward(kv *kvStore, pos int, tokens []int32, logits []float32) {
-	p.kv, p.pos, p.tokens, p.logits = kv, pos, tokens, logits
+// clear empties the batch, and forgets the sequences that were in it.
+func (p *pass) clear() {
+	clear(p.pieces)
+	clear(p.outputs)
+	p.tokens, p.pieces, p.outputs = p.tokens[:0], p.pieces[:0], p.outputs[:0]
+}
+
+// add puts tokens at pos onward into the batch: their K and V go to kv, the logits of the last to logits unless that is nil.
+// Several sequences may be in a batch, each once.
+func (p *pass) add(kv *kvStore, pos int, tokens []int32, logits []float32) {
+	kv.reserve(pos, pos+len(tokens))
+	for first := 0; first < len(tokens); first += tokenGroup {
+		row, n := len(p.tokens)+first, min(tokenGroup, len(tokens)-first)
+		p.pieces = append(p.pieces, piece{kv: kv, pos: pos + first, first: row, end: row + n})
+	}
+	p.tokens = append(p.tokens, tokens...)
+	if logits != nil {
+		p.outputs = append(p.outputs, output{row: len(p.tokens) - 1, logits: logits})
+	}
+}
+
+// forward computes the batch. What is in it beside a token changes no bit of that token's K, V and logits.
+func (p *pass) forward() {
 	h := &p.model.hparams
+	longest := 0
+	for _, x := range p.pieces {
+		longest = max(longest, x.pos+x.end-x.first)
+	}
 	for i := range p.team.size {
-		if n := kernel.ScoreLen(pos + len(tokens)); len(p.worker[i].scores) < n {
+		if n := kernel.ScoreLen(longest); len(p.worker[i].scores) < n {
 			p.worker[i].scores = make([]float32, n)
 		}
 		if p.worker[i].ffn == nil {
 			p.worker[i].ffn = make([]float32, kernel.RowTile)
 		}
 	}
-	groups := (len(tokens) + tokenGroup - 1) / tokenGroup
-	p.team.do(groups, p.phases.embed)
+	pieces := len(p.pieces)
+	p.team.do(pieces, p.phases.embed)
 	for p.layer = range p.model.weights.layers {
-		p.team.do(groups, p.phases.attnNorm)
+		p.team.do(pieces, p.phases.attnNorm)
 		p.matmul(h.qDim()+2*h.kvDim(), p.phases.qkv)
-		p.team.do(groups, p.phases.store)
-		p.team.do(groups*h.heads, p.phases.attend)
+		p.team.do(pieces, p.phases.store)
+		p.each(pieces*h.heads, p.phases.attend)
 		p.matmul(h.dim, p.phases.attnOut)
-		p.team.do(groups, p.phases.ffnNorm)
+		p.team.do(pieces, p.phases.ffnNorm)
 		p.matmul(h.ffn, p.phases.gateUp)
 		p.matmul(h.dim, p.phases.down)
-		p.team.do(groups, p.phases.finish)
+		p.team.do(pieces, p.phases.finish)
 	}
-	if logits != nil {
-		last := (len(tokens) - 1) * h.dim
-		kernel.RMSNorm(p.norm[:h.dim], p.x[last:last+h.dim], p.model.weights.norm, h.eps)
+	if len(p.outputs) > 0 {
+		for i, o := range p.outputs {
+			kernel.RMSNorm(row(p.norm, i, h.dim), row(p.x, o.row, h.dim), p.model.weights.norm, h.eps)
+		}
 		p.matmul(h.vocab, p.phases.output)
 	}
 }
 
 // matmul runs a product with n rows of weights, tile by tile.
-func (p *pass) matmul(n int, tile func(worker, item int)) {
-	tiles := kernel.Tiles(n)
-	if tiles <= maxItems {
-		p.team.do(tiles, tile)
+func (p *pass) matmul(n int, tile func(worker, item int)) { p.each(kernel.Tiles(n), tile) }
+
+// each runs a phase of any number of items.
+func (p *pass) each(items int, run func(worker, item int)) {
+	if items <= maxItems {
+		p.team.do(items, run)
 		return
 	}
-	for first := 0; first < tiles; first += maxItems { // a vocabulary of more than a million
-		p.team.do(min(maxItems, tiles-first), func(worker, item int) { tile(worker, first+item) })
+	for first := 0; first < items; first += maxItems { // a vocabulary of more than a million, or many heads of many sequences
+		p.team.do(min(maxItems, items-first), func(worker, item int) { run(worker, first+item) })
 	}
-}
-
-// group returns the rows of an item of a per-token phase.
-func (p *pass) group(item int) (first, end int) {
-	return item * tokenGroup, min((item+1)*tokenGroup, len(p.tokens))
 }
 
 func row(x []float32, i, width int) []float32 { return x[i*width : (i+1)*width] }
 
 func (p *pass) embed(_, item int) {
-	dim, pairs := p.model.hparams.dim, p.model.rope.Pairs()
-	for t, end := p.group(item); t < end; t++ {
+	dim, pairs, x := p.model.hparams.dim, p.model.rope.Pairs(), p.pieces[item]
+	for t := x.first; t < x.end; t++ {
 		copy(row(p.x, t, dim), row(p.model.weights.embed, int(p.tokens[t]), dim))
-		p.model.rope.Table(row(p.tables, t, 2*pairs), p.pos+t)
+		p.model.rope.Table(row(p.tables, t, 2*pairs), x.pos+t-x.first)
 	}
 }
 
 func (p *pass) attnNorm(_, item int) {
 	dim := p.model.hparams.dim
-	for t, end := p.group(item); t < end; t++ {
+	for t := p.pieces[item].first; t < p.pieces[item].end; t++ {
 		kernel.RMSNorm(row(p.norm, t, dim), row(p.x, t, dim), p.model.weights.layers[p.layer].attnNorm, p.model.hparams.eps)
 	}
 }
@@ -154,31 +187,29 @@ func (p *pass) store(_, item int) {
 	h, pairs := &p.model.hparams, p.model.rope.Pairs()
 	width := h.qDim() + 2*h.kvDim()
 	scale := float32(1 / math.Sqrt(float64(h.headDim)))
-	first, end := p.group(item)
-	for t := first; t < end; t++ {
+	x := p.pieces[item]
+	for t := x.first; t < x.end; t++ {
 		r, table := row(p.qkv, t, width), row(p.tables, t, 2*pairs)
 		for head := range h.heads + h.kvHeads {
 			kernel.Rotate(row(r, head, h.headDim), table)
 		}
 		kernel.ScaleBy(r[:h.qDim()], scale)
 	}
-	rows := p.qkv[first*width : end*width]
-	p.kv.put(p.pos+first, end-first, p.layer, 0, rows, width, h.qDim())
-	p.kv.put(p.pos+first, end-first, p.layer, 1, rows, width, h.qDim()+h.kvDim())
+	rows := p.qkv[x.first*width : x.end*width]
+	x.kv.put(x.pos, x.end-x.first, p.layer, 0, rows, width, h.qDim())
+	x.kv.put(x.pos, x.end-x.first, p.layer, 1, rows, width, h.qDim()+h.kvDim())
 }
 
-// attend computes one head for one group of tokens. The last tokens see most and come first, so that threads finish together.
+// attend computes one head for one piece. The last tokens of a sequence see most and come first, so that threads finish together.
 func (p *pass) attend(worker, item int) {
 	h := &p.model.hparams
-	groups := (len(p.tokens) + tokenGroup - 1) / tokenGroup
-	head := item % h.heads
-	first, end := p.group(groups - 1 - item/h.heads)
+	head, x := item%h.heads, p.pieces[len(p.pieces)-1-item/h.heads]
 	kvHead := head / h.group()
-	keys := func(i int) []float32 { return p.kv.plane(i, p.layer, 0, kvHead) }
-	values := func(i int) []float32 { return p.kv.plane(i, p.layer, 1, kvHead) }
-	for t := first; t < end; t++ {
+	keys := func(i int) []float32 { return x.kv.plane(i, p.layer, 0, kvHead) }
+	values := func(i int) []float32 { return x.kv.plane(i, p.layer, 1, kvHead) }
+	for t := x.first; t < x.end; t++ {
 		q := row(row(p.qkv, t, h.qDim()+2*h.kvDim()), head, h.headDim)
-		kernel.Attend(row(row(p.attn, t, h.qDim()), head, h.headDim), q, p.worker[worker].scores, p.pos+t+1, keys, values)
+		kernel.Attend(row(row(p.attn, t, h.qDim()), head, h.headDim), q, p.worker[worker].scores, x.pos+t-x.first+1, keys, values)
 	}
 }
 
@@ -190,7 +221,7 @@ func (p *pass) attnOutTile(_, item int) {
 // ffnNorm adds what attention gave to the stream, and normalises it for the feed-forward network.
 func (p *pass) ffnNorm(_, item int) {
 	dim := p.model.hparams.dim
-	for t, end := p.group(item); t < end; t++ {
+	for t := p.pieces[item].first; t < p.pieces[item].end; t++ {
 		x := row(p.x, t, dim)
 		kernel.Add(x, row(p.delta, t, dim))
 		kernel.RMSNorm(row(p.norm, t, dim), x, p.model.weights.layers[p.layer].ffnNorm, p.model.hparams.eps)
@@ -215,12 +246,15 @@ func (p *pass) downTile(_, item int) {
 
 func (p *pass) finish(_, item int) {
 	dim := p.model.hparams.dim
-	for t, end := p.group(item); t < end; t++ {
+	for t := p.pieces[item].first; t < p.pieces[item].end; t++ {
 		kernel.Add(row(p.x, t, dim), row(p.delta, t, dim))
 	}
 }
 
+// outputTile computes a tile of logits of every row that wants them, while its weights are in the cache.
 func (p *pass) outputTile(_, item int) {
 	h := &p.model.hparams
-	kernel.MatTile(p.logits, p.norm, p.model.weights.output, 1, h.vocab, h.dim, item)
+	for i, o := range p.outputs {
+		kernel.MatTile(o.logits, row(p.norm, i, h.dim), p.model.weights.output, 1, h.vocab, h.dim, item)
+	}
 }

@@ -34,7 +34,7 @@ const (
 	maxContext = 1 << 24
 	maxWidth   = 1 << 20
 	maxVocab   = 1 << 24
-	maxHeads   = 2048 // a batch has maxHeads × batchTokens / tokenGroup items of attention, below maxItems
+	maxHeads   = 2048
 )
 
 // readHparams takes them from metadata, with the defaults of the architecture, and checks that they fit together.

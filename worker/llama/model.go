@@ -31,6 +31,7 @@ type Model struct {
 
 var (
 	_ engine.Engine   = (*Model)(nil)
+	_ engine.Batcher  = (*Model)(nil)
 	_ engine.Sequence = (*sequence)(nil)
 )
 

@@ -40,16 +40,8 @@ func (s *sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, erro
 	if len(tokens) == 0 {
 		return nil, errors.New("llama: prefill: no tokens: the logits of an empty call are not defined")
 	}
-	if free := s.model.context - s.length; len(tokens) > free {
-		return nil, fmt.Errorf("llama: prefill: %d tokens after %d do not fit %d: %w", len(tokens), s.length, s.model.context, engine.ErrContextFull)
-	}
-	for i, t := range tokens {
-		if t < 0 || int(t) >= s.model.hparams.vocab {
-			return nil, fmt.Errorf("llama: prefill: token %d at index %d is outside the vocabulary of %d", t, i, s.model.hparams.vocab)
-		}
-	}
-	if s.logits == nil {
-		s.logits = make([]float32, s.model.hparams.vocab)
+	if err := s.accepts("prefill", tokens); err != nil {
+		return nil, err
 	}
 	p := s.model.beginPass(len(tokens))
 	defer s.model.endPass(p)
@@ -60,14 +52,36 @@ func (s *sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, erro
 		n := min(batchTokens, len(tokens))
 		var logits []float32
 		if n == len(tokens) {
-			logits = s.logits
+			logits = s.room()
 		}
-		s.kv.reserve(s.length, s.length+n)
-		p.forward(&s.kv, s.length, tokens[:n], logits)
+		p.clear()
+		p.add(&s.kv, s.length, tokens[:n], logits)
+		p.forward()
 		s.length += n
 		tokens = tokens[n:]
 	}
 	return s.logits, nil
+}
+
+// accepts refuses tokens that do not fit, or are none.
+func (s *sequence) accepts(op string, tokens []int32) error {
+	if free := s.model.context - s.length; len(tokens) > free {
+		return fmt.Errorf("llama: %s: %d tokens after %d do not fit %d: %w", op, len(tokens), s.length, s.model.context, engine.ErrContextFull)
+	}
+	for i, t := range tokens {
+		if t < 0 || int(t) >= s.model.hparams.vocab {
+			return fmt.Errorf("llama: %s: token %d at index %d is outside the vocabulary of %d", op, t, i, s.model.hparams.vocab)
+		}
+	}
+	return nil
+}
+
+// room is where the sequence's logits go.
+func (s *sequence) room() []float32 {
+	if s.logits == nil {
+		s.logits = make([]float32, s.model.hparams.vocab)
+	}
+	return s.logits
 }
 
 // checkBlock refuses positions outside the context.

@@ -86,11 +86,11 @@ func (t *Trainer) Step(ctx context.Context, tokens []int32) (loss float64, err e
 func (t *Trainer) forward(tokens []int32) {
 	m, h := t.model, &t.model.hparams
 	t.kv.layout, t.kv.parts, t.kv.take = m.layout, m.layout.PartCount(), m.takeSpan
-	t.kv.reserve(0, len(tokens))
 	t.hidden, t.logits = resize(t.hidden, len(tokens)*h.dim), resize(t.logits, len(tokens)*h.vocab)
 	p := m.beginPass(len(tokens))
 	defer m.endPass(p)
-	p.forward(&t.kv, 0, tokens, nil)
+	p.add(&t.kv, 0, tokens, nil)
+	p.forward()
 	for i := range tokens {
 		kernel.RMSNorm(row(t.hidden, i, h.dim), row(p.x, i, h.dim), m.weights.norm, h.eps)
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // Run runs the whole suite. open returns a new engine with the same weights every time, with a context of at least
-// MinContextBlocks blocks; it closes the engine with the test.
+// MinContextBlocks blocks; it closes the engine with the test. Parts about a power that the engine has not are skipped.
 func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
 	t.Helper()
 	for _, c := range []struct {
@@ -27,6 +27,9 @@ func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
 		{"WrongArguments", testWrongArguments},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},
+		// Powers that not every engine has.
+		{"Step", testStep},
+		{"StepRefusals", testStepRefusals},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open) })
 	}

@@ -1,0 +1,196 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ErrBusy means that too many requests wait already. Such an error is a *BusyError.
+var ErrBusy = errors.New("worker: too many requests")
+
+// BusyError says when to try again.
+type BusyError struct {
+	Waiting    int
+	RetryAfter time.Duration // when, at the present pace, as many as wait now will have been admitted
+}
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("%v: %d wait already, try again in %v", ErrBusy, e.Waiting, e.RetryAfter)
+}
+
+// Is makes every BusyError an ErrBusy.
+func (e *BusyError) Is(target error) bool { return target == ErrBusy }
+
+// queue admits requests, in order, while there are places and memory for them. It is bounded: who would make it longer is refused. Serving
+// requests come before Background ones, which have places of their own, so that they can be set aside without being in the way, and a
+// turn only when no Serving request has one.
+type queue struct {
+	places, backgroundPlaces, length int
+	bytes                            int64 // bound of what is admitted; 0 for none
+
+	mu struct {
+		sync.Mutex
+		used    [2]int // places, by priority
+		bytes   int64
+		waiting [2][]*ticket
+		quiet   chan struct{} // closed when no Serving request has a place; nil while nobody waits for that
+		closed  bool
+		pace    time.Duration // moving average of how long a place is held
+	}
+}
+
+// ticket is a place in the queue, and from its turn on a place among those who run.
+type ticket struct {
+	queue    *queue
+	priority Priority
+	places   int
+	bytes    int64
+	turn     chan struct{} // closed when admitted or refused
+	err      error         // set before turn is closed
+	since    time.Time     // of admission
+}
+
+// enter waits for a turn. It fails with a *BusyError at once, with ErrClosed, with a *RequestError for what will never fit, or with ctx's error.
+func (q *queue) enter(ctx context.Context, p Priority, places int, bytes int64) (*ticket, error) {
+	if q.bytes > 0 && bytes > q.bytes {
+		return nil, badRequest("too_large", "", "the request needs %d bytes for K and V of prompt and answer, this worker has %d for all requests: shorten the prompt, max_tokens or n", bytes, q.bytes)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t := &ticket{queue: q, priority: p, places: places, bytes: bytes, turn: make(chan struct{})}
+	q.mu.Lock()
+	switch waiting := len(q.mu.waiting[p]); {
+	case q.mu.closed:
+		q.mu.Unlock()
+		return nil, ErrClosed
+	case !q.firstLocked(t) && waiting >= q.length:
+		err := &BusyError{Waiting: waiting, RetryAfter: q.waitLocked(waiting)}
+		q.mu.Unlock()
+		return nil, err
+	}
+	q.mu.waiting[p] = append(q.mu.waiting[p], t)
+	q.admitLocked()
+	q.mu.Unlock()
+	select {
+	case <-t.turn:
+		return t, t.err
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.mu.waiting[p], t); i >= 0 {
+		q.mu.waiting[p] = slices.Delete(q.mu.waiting[p], i, i+1)
+		q.admitLocked() // it may have been in the way of smaller ones
+	} else if t.err == nil { // its turn came at the same time
+		q.giveLocked(t)
+	}
+	return nil, ctx.Err()
+}
+
+// firstLocked reports whether t would be admitted at once.
+func (q *queue) firstLocked(t *ticket) bool {
+	return len(q.mu.waiting[Serving]) == 0 && (t.priority == Serving || len(q.mu.waiting[Background]) == 0) && q.fitsLocked(t)
+}
+
+func (q *queue) fitsLocked(t *ticket) bool {
+	limit := q.places
+	if t.priority == Background {
+		limit = q.backgroundPlaces
+	}
+	return q.mu.used[t.priority]+t.places <= limit && (q.bytes == 0 || q.mu.bytes+t.bytes <= q.bytes)
+}
+
+// admitLocked gives turns to those at the front of the queue. One that does not fit holds up those behind it: large requests starve otherwise.
+func (q *queue) admitLocked() {
+	for _, p := range []Priority{Serving, Background} {
+		for len(q.mu.waiting[p]) > 0 {
+			t := q.mu.waiting[p][0]
+			if !q.fitsLocked(t) {
+				return
+			}
+			q.mu.waiting[p] = slices.Delete(q.mu.waiting[p], 0, 1)
+			q.mu.used[p] += t.places
+			q.mu.bytes += t.bytes
+			t.since = time.Now()
+			close(t.turn)
+		}
+	}
+}
+
+// leave gives the place back.
+func (t *ticket) leave() {
+	q := t.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if held := time.Since(t.since); t.priority == Serving {
+		if q.mu.pace == 0 {
+			q.mu.pace = held
+		}
+		q.mu.pace += (held - q.mu.pace) / 8
+	}
+	q.giveLocked(t)
+}
+
+func (q *queue) giveLocked(t *ticket) {
+	q.mu.used[t.priority] -= t.places
+	q.mu.bytes -= t.bytes
+	if q.mu.used[Serving] == 0 && q.mu.quiet != nil {
+		close(q.mu.quiet)
+		q.mu.quiet = nil
+	}
+	q.admitLocked()
+}
+
+// waitLocked is how long the last of n who wait has to, in whole seconds from 1 to 60.
+func (q *queue) waitLocked(n int) time.Duration {
+	wait := q.mu.pace * time.Duration(n+1) / time.Duration(q.places)
+	return min(max(wait.Truncate(time.Second)+time.Second, time.Second), time.Minute)
+}
+
+// quiet returns a channel that is closed when no Serving request has a place, nil if none has.
+func (q *queue) quiet() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.mu.used[Serving] == 0 {
+		return nil
+	}
+	if q.mu.quiet == nil {
+		q.mu.quiet = make(chan struct{})
+	}
+	return q.mu.quiet
+}
+
+// close refuses everybody who waits and everybody who comes, with ErrClosed.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mu.closed = true
+	for p, waiting := range q.mu.waiting {
+		for _, t := range waiting {
+			t.err = ErrClosed
+			close(t.turn)
+		}
+		q.mu.waiting[p] = nil
+	}
+}
+
+// queueStats is a snapshot of a queue, by priority.
+type queueStats struct {
+	waiting, running [2]int
+	bytes            int64
+}
+
+func (q *queue) stats() (s queueStats) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for p := range s.waiting {
+		s.waiting[p], s.running[p] = len(q.mu.waiting[p]), q.mu.used[p]
+	}
+	s.bytes = q.mu.bytes
+	return s
+}

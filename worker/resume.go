@@ -1,0 +1,40 @@
+package worker
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/kvtier/kvtier/tiered"
+	"github.com/kvtier/kvtier/worker/engine"
+)
+
+// resume lets an engine that keeps K/V of ended sequences go on from one that began with this prompt.
+func (s *session) resume(ctx context.Context, noCache bool) error {
+	r, ok := s.seq.(engine.Resumer)
+	if !ok {
+		return nil
+	}
+	stored, err := r.Resume(ctx, s.tokens, func() string {
+		if noCache {
+			return ""
+		}
+		return s.scope()
+	})
+	if err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	s.kept = stored / s.engine.Layout().BlockTokens
+	return nil
+}
+
+// scope names what an engine's own K/V may be used together, as the cache would decide it for a block at this moment: the chain's root
+// stands for weights, layout, tenant and purges of the tenant, epoch and activation for purges of everything. It is empty where
+// nothing may be reused.
+func (s *session) scope() string {
+	now, ns := s.cache.View(), s.chain.Namespace()
+	if now.Generation != s.view.Generation || now.Cuts[ns] != s.view.Cuts[ns] || min(now.Access, s.view.Access) == tiered.AccessNone {
+		return ""
+	}
+	return fmt.Sprintf("%v %d %s", s.chain.Root(), s.view.Epoch, hex.EncodeToString(s.view.Act[:]))
+}
