@@ -84,6 +84,12 @@ func (r *Remote) Measure(ctx context.Context, tokens []int32) (worker.WarmAnswer
 	return a, err
 }
 
+// Release lets what was pinned of tokens expire again.
+func (r *Remote) Release(ctx context.Context, tokens []int32, salt string) error {
+	var a worker.WarmAnswer
+	return r.call(ctx, http.MethodPost, "/v1/warm", worker.WarmBody{Tokens: tokens, CacheSalt: salt, Variant: r.variant, Unpin: true}, &a)
+}
+
 // judge says whose fault an error is.
 func judge(err error) error {
 	e, answered := errors.AsType[*httpapi.Error](err)

@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"iter"
 	"runtime"
 	"slices"
 	"sync"
@@ -72,7 +72,7 @@ type Plan struct {
 
 	opts   PlanOptions
 	groups []group
-	file   *os.File
+	file   *scratch
 }
 
 // group is a run of prompts that begin with the same block.
@@ -103,10 +103,7 @@ func NewPlan(ctx context.Context, o PlanOptions) (*Plan, error) {
 	if err := p.read(ctx, s); err != nil {
 		return nil, err
 	}
-	var err error
-	if p.file, err = scratchFile(o.Dir); err != nil {
-		return nil, err
-	}
+	p.file = &scratch{dir: o.Dir, keep: o.SortBytes / 4}
 	if err := p.arrange(s); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
@@ -374,4 +371,21 @@ func (p *Plan) Sample(ctx context.Context, n int) ([]int32, error) {
 		return nil, err
 	}
 	return req.Tokens[:min(len(req.Tokens), max(p.BlockTokens, n/p.BlockTokens*p.BlockTokens))], nil
+}
+
+// Prompts returns the full blocks of every prompt, in the order of the plan.
+func (p *Plan) Prompts(ctx context.Context) iter.Seq2[Request, error] {
+	return func(yield func(Request, error) bool) {
+		for _, g := range p.groups {
+			for r, err := range p.records(g) {
+				var req Request
+				if err == nil {
+					req, err = p.request(ctx, &Task{To: r.blocks, Final: true, rec: r})
+				}
+				if !yield(req, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
 }

@@ -84,7 +84,7 @@ func (s *sorter) add(r *record) error {
 		}
 	}
 	if s.arena == nil {
-		s.arena = make([]byte, 0, s.limit)
+		s.arena = make([]byte, 0, min(s.limit, 1<<20))
 	}
 	s.index = append(s.index, len(s.arena))
 	s.arena = append(r.append(s.arena), r.chain...)
@@ -123,18 +123,6 @@ func (s *sorter) spill() error {
 	}
 	s.arena, s.index = s.arena[:0], s.index[:0]
 	return w.Flush()
-}
-
-// scratchFile is a file that is gone when it is closed.
-func scratchFile(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "kvtier-warmup-*.run")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // merge calls fn with every record in order; the record and its chain are valid during the call.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,6 +33,25 @@ type Source struct {
 type File struct {
 	Path   string
 	Format Format
+	// Text, if not "", is the content, and Path only a name for it.
+	Text string
+}
+
+// open returns the content.
+func (f File) open() (io.ReadSeekCloser, error) {
+	if f.Text != "" {
+		return nopCloser{strings.NewReader(f.Text)}, nil
+	}
+	return os.Open(f.Path)
+}
+
+type nopCloser struct{ *strings.Reader }
+
+func (nopCloser) Close() error { return nil }
+
+// TextSource is a manifest of JSONL in memory. It may not name files.
+func TextSource(name, jsonl string) Source {
+	return Source{Files: []File{{Path: name, Format: JSONL, Text: jsonl}}, Templates: &Templates{}}
 }
 
 // OpenSource finds the files that patterns name: paths or globs. Files that end in .jsonl, .ndjson or .json are JSONL, others have
@@ -46,7 +66,7 @@ func OpenSource(patterns []string, whole bool, stdin io.Reader) (s Source, clean
 				return s, cleanup, err
 			}
 			cleanup = func() { _ = os.Remove(path) }
-			s.Files = append(s.Files, File{path, sniff(path)})
+			s.Files = append(s.Files, File{Path: path, Format: sniff(path)})
 			continue
 		}
 		paths := []string{p}
@@ -60,7 +80,7 @@ func OpenSource(patterns []string, whole bool, stdin io.Reader) (s Source, clean
 			slices.Sort(paths)
 		}
 		for _, path := range paths {
-			f := File{path, Lines}
+			f := File{Path: path, Format: Lines}
 			switch ext := strings.ToLower(filepath.Ext(path)); {
 			case ext == ".jsonl" || ext == ".ndjson" || ext == ".json":
 				f.Format = JSONL
@@ -126,7 +146,7 @@ func (s Source) each(fn func(p place, raw []byte) error) error {
 }
 
 func (s Source) eachOf(i int, f File, fn func(place, []byte) error) error {
-	in, err := os.Open(f.Path)
+	in, err := f.open()
 	if err != nil {
 		return err
 	}
@@ -191,10 +211,26 @@ func (s Source) parse(p place, raw []byte) (it Item, ok bool, err error) {
 	return it, ok, nil
 }
 
+// Items reads all items, in order; it ends with the first line that cannot be used.
+func (s Source) Items() iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		err := s.each(func(p place, raw []byte) error {
+			it, ok, err := s.parse(p, raw)
+			if err == nil && ok && !yield(it, nil) {
+				err = errEnough
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			yield(Item{}, err)
+		}
+	}
+}
+
 // reread reads an item again.
 func (s Source) reread(p place) (Item, error) {
 	f := s.Files[p.file]
-	in, err := os.Open(f.Path)
+	in, err := f.open()
 	if err != nil {
 		return Item{}, err
 	}

@@ -33,6 +33,7 @@ type WarmBody struct {
 	CacheSalt string         `json:"cache_salt,omitempty"`
 	Variant   *block.Variant `json:"variant,omitempty"` // refuse with 409 if another is resident
 	Pin       bool           `json:"pin,omitempty"`
+	Unpin     bool           `json:"unpin,omitempty"`   // let it expire again, and nothing else
 	Measure   bool           `json:"measure,omitempty"` // compute all of it, store nothing
 }
 
@@ -101,7 +102,7 @@ func (a *api) warm(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, httpapi.BadRequest("invalid_request", "prompt", "give either prompt or tokens"))
 		return
 	}
-	req := WarmRequest{Prompt: body.Prompt, Tokens: body.Tokens, Salt: body.CacheSalt, Pin: body.Pin, Measure: body.Measure}
+	req := WarmRequest{Prompt: body.Prompt, Tokens: body.Tokens, Salt: body.CacheSalt, Pin: body.Pin, Unpin: body.Unpin, Measure: body.Measure}
 	if body.Variant != nil {
 		req.Variant = *body.Variant
 	}

@@ -30,6 +30,8 @@ type WarmRequest struct {
 	Variant block.Variant
 	// Pin takes the TTL off the prompt's blocks.
 	Pin bool
+	// Unpin gives the prompt's blocks their TTL back, and does nothing else.
+	Unpin bool
 	// Measure computes the prompt whatever is stored, and stores nothing: what would it cost?
 	Measure bool
 }
@@ -72,9 +74,12 @@ func (r *Replica) Warm(ctx context.Context, req WarmRequest) (WarmResult, error)
 	w.res.Epoch = w.view.Epoch
 	w.chain.After(w.view.Cuts[w.chain.Namespace()])
 	w.hashes = w.chain.AppendHashes(nil, w.tokens)
-	if req.Measure {
+	switch {
+	case req.Measure:
 		err = w.measure(ctx)
-	} else {
+	case req.Unpin:
+		err = w.cache.Unpin(ctx, w.view, w.chain.Namespace(), w.hashes)
+	default:
 		err = w.run(ctx, req.Pin)
 	}
 	w.res.Total = time.Since(start)
