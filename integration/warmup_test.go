@@ -10,6 +10,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kvtier/kvtier/block"
 )
 
 // warmed is the part of a warm-up's report that the tests look at.
@@ -205,4 +209,81 @@ func TestWarmupOfARevokedVersionStops(t *testing.T) {
 	if label := f.workers[0].complete("x").KVTier.Label; label != first {
 		t.Errorf("%s serves", label)
 	}
+}
+
+// A job that is left to the coordinators outlives the one that leads, and pins come back when Redis has lost them.
+func TestWarmupByTheCoordinators(t *testing.T) {
+	f := startFleet(t)
+	second := start(t, "coordinator", "--redis", f.redis.URL())
+	path, prompts := manifest(t, 120)
+	type jobs []struct {
+		ID, State, Error string
+		Report           warmed
+	}
+	at := func(url string, args ...string) string {
+		return kvtier(t, append(append([]string{}, args...), "--coordinator", url)...)
+	}
+	var job struct{ ID string }
+	if err := json.Unmarshal([]byte(at(f.coordinator.url, "warmup", "submit", path, "--tokens-per-s", "1200", "--json")), &job); err != nil {
+		t.Fatal(err)
+	}
+	state := func(url string) (state string, r warmed) {
+		var j jobs
+		out := at(url, "warmup", "list", "--json")
+		if err := json.Unmarshal([]byte(out), &j); err != nil || len(j) != 1 || j[0].ID != job.ID {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return j[0].State, j[0].Report
+	}
+	second.await("in the middle of the job", 60*time.Second, func() bool {
+		_, r := state(f.coordinator.url)
+		return r.Done > 10
+	})
+	at(second.url, "warmup", "pause", job.ID)
+	second.await("paused", 20*time.Second, func() bool { s, _ := state(second.url); return s == "paused" })
+	at(second.url, "warmup", "resume", job.ID)
+	second.await("running", 20*time.Second, func() bool { s, _ := state(second.url); return s == "running" })
+	_ = f.coordinator.cmd.Process.Kill()
+	<-f.coordinator.done
+	second.await("done with the job", 90*time.Second, func() bool {
+		s, r := state(second.url)
+		if s == "failed" {
+			t.Fatalf("the job failed: %s", at(second.url, "warmup", "list"))
+		}
+		return s == "done" && r.Done == 120 && r.Failed == 0
+	})
+	for i, w := range f.workers {
+		if cold := w.cold(prompts); len(cold) > 0 {
+			t.Errorf("worker %d is cold for %d of 120 prompts: %s", i+1, len(cold), cold[0])
+		}
+	}
+
+	rdb := redis.NewClient(&redis.Options{Addr: f.redis.Addr()})
+	defer rdb.Close()
+	pinned := func() (n int) {
+		keys, err := rdb.Keys(t.Context(), block.KeyPrefix+"*").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range keys {
+			if ttl, err := rdb.PTTL(t.Context(), k).Result(); err == nil && ttl == -1 {
+				n++
+			}
+		}
+		return n
+	}
+	at(second.url, "pin", "add", "--prompt", prompts[0], "--id", "first")
+	second.await("keeping what is pinned", 30*time.Second, func() bool { return pinned() >= 8 })
+	n := pinned()
+	keys, err := rdb.Keys(t.Context(), block.KeyPrefix+"*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rdb.Del(t.Context(), keys...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	at(second.url, "pin", "add", "--prompt", "short", "--id", "second") // a round comes every minute, and with every change
+	second.await("computing again what is pinned", 30*time.Second, func() bool { return pinned() == n })
+	at(second.url, "pin", "remove", "first", "second")
+	second.await("letting go of what was pinned", 30*time.Second, func() bool { return pinned() == 0 })
 }
