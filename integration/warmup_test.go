@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -286,4 +287,53 @@ func TestWarmupByTheCoordinators(t *testing.T) {
 	second.await("computing again what is pinned", 30*time.Second, func() bool { return pinned() == n })
 	at(second.url, "pin", "remove", "first", "second")
 	second.await("letting go of what was pinned", 30*time.Second, func() bool { return pinned() == 0 })
+}
+
+// A warm set goes from one fleet to another, whose Redis is empty, without a token being computed; other weights refuse it.
+func TestWarmSetIsExportedAndImported(t *testing.T) {
+	from, to := startFleet(t), startFleet(t)
+	path, prompts := manifest(t, 60)
+	warm(t, path, "--worker", from.workers[0].url)
+	file := filepath.Join(t.TempDir(), "warm.kvt")
+	kvtier(t, "warmup", "export", path, "--out", file, "--worker", from.workers[0].url, "--redis", from.redis.URL())
+	kvtier(t, "warmup", "import", file, "--worker", to.workers[0].url, "--redis", to.redis.URL())
+	for i, w := range to.workers {
+		if cold := w.cold(prompts); len(cold) > 0 {
+			t.Errorf("worker %d is cold for %d of 60 prompts: %s", i+1, len(cold), cold[0])
+		}
+	}
+	if r := warm(t, path, "--worker", to.workers[1].url); r.Computed != 0 {
+		t.Errorf("after the import %d tokens had to be computed", r.Computed)
+	}
+	if a, b := from.workers[0].complete(prompts[7]), to.workers[0].complete(prompts[7]); !slices.Equal(a.Choices[0].TokenIDs, b.Choices[0].TokenIDs) {
+		t.Errorf("output differs: %v and %v", a.Choices[0].TokenIDs, b.Choices[0].TokenIDs)
+	}
+
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refuse := func(what, want string, file string) {
+		t.Helper()
+		cmd := exec.Command(bin, "warmup", "import", file, "--worker", to.workers[0].url, "--redis", to.redis.URL())
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(string(out), want) {
+			t.Errorf("%s: exit code %d: %s", what, code, out)
+		}
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	bad := filepath.Join(t.TempDir(), "bad.kvt")
+	if err := os.WriteFile(bad, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refuse("a damaged file", "bad archive", bad)
+	first := to.workers[0].complete("x").KVTier.Label
+	next := map[string]string{"shakespeare-3m-v1": "shakespeare-3m-v2", "shakespeare-3m-v2": "shakespeare-3m-v1"}[first]
+	kvtier(t, "model", "activate", "shakespeare", next, "--coordinator", to.coordinator.url)
+	to.workers[0].await("on "+next, 20*time.Second, func() bool { return to.workers[0].complete("x").KVTier.Label == next })
+	refuse("a file of other weights", "of weights", file)
 }

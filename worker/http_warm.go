@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/coordinator"
 	"github.com/kvtier/kvtier/internal/httpapi"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/tiered"
@@ -13,17 +14,22 @@ import (
 
 // WarmInfo is the answer to GET /v1/warm: what a job needs to know of a worker before it plans.
 type WarmInfo struct {
-	Model         string        `json:"model"`
-	Label         string        `json:"label"`
-	Variant       block.Variant `json:"variant"`
-	Weights       block.Digest  `json:"weights"`
-	Layout        block.Digest  `json:"layout"`
-	Epoch         block.Epoch   `json:"epoch"`
-	BlockTokens   int           `json:"block_tokens"`
-	BlockBytes    int           `json:"block_bytes"` // of a block's payload
-	BlockParts    int           `json:"block_parts"`
-	ContextTokens int           `json:"context_tokens"`
-	Shared        bool          `json:"shared"` // whether the remote tier may be used now
+	Model   string        `json:"model"`
+	Label   string        `json:"label"`
+	Variant block.Variant `json:"variant"`
+	Weights block.Digest  `json:"weights"`
+	Layout  block.Digest  `json:"layout"`
+	Epoch   block.Epoch   `json:"epoch"`
+	// Act is the random name of the activation that gave out the epoch.
+	Act coordinator.Act `json:"act"`
+	// Root is the root of the default tenant's chains: equal for workers with equal weights and cluster secrets.
+	Root          string       `json:"root"`
+	LayoutSpec    block.Layout `json:"layout_spec"`
+	BlockTokens   int          `json:"block_tokens"`
+	BlockBytes    int          `json:"block_bytes"` // of a block's payload
+	BlockParts    int          `json:"block_parts"`
+	ContextTokens int          `json:"context_tokens"`
+	Shared        bool         `json:"shared"` // whether the remote tier may be used now
 }
 
 // WarmBody is the body of POST /v1/warm.
@@ -33,6 +39,7 @@ type WarmBody struct {
 	CacheSalt string         `json:"cache_salt,omitempty"`
 	Variant   *block.Variant `json:"variant,omitempty"` // refuse with 409 if another is resident
 	Pin       bool           `json:"pin,omitempty"`
+	Names     bool           `json:"names,omitempty"`   // answer with the hashes of the blocks, and nothing else
 	Unpin     bool           `json:"unpin,omitempty"`   // let it expire again, and nothing else
 	Measure   bool           `json:"measure,omitempty"` // compute all of it, store nothing
 }
@@ -49,6 +56,8 @@ type WarmAnswer struct {
 	StoredBytes    int64         `json:"stored_bytes"`
 	EncodedBytes   int64         `json:"encoded_bytes,omitempty"` // of a measurement
 	PinnedTokens   int           `json:"pinned_tokens"`
+	Hashes         []string      `json:"hashes,omitempty"`    // with names: of the blocks, in base64url
+	Namespace      *block.Digest `json:"namespace,omitempty"` // with names
 	Milliseconds   float64       `json:"ms"`
 }
 
@@ -83,6 +92,7 @@ func (r *Replica) WarmInfo(model string) WarmInfo {
 	l, id, v := e.Layout(), e.Identity(), r.opts.Cache.View()
 	return WarmInfo{
 		Model: model, Label: label, Variant: id.Variant(), Weights: id.Weights, Layout: id.Layout, Epoch: v.Epoch,
+		Act: v.Act, LayoutSpec: l, Root: block.NewChain(r.opts.Secret, id, "", l.BlockTokens).Root().String(),
 		BlockTokens: l.BlockTokens, BlockBytes: l.BlockBytes(), BlockParts: l.PartCount(), ContextTokens: e.ContextTokens(),
 		Shared: r.opts.Cache.Shared() && v.Identity == id && v.Access == tiered.AccessShared,
 	}
@@ -102,7 +112,7 @@ func (a *api) warm(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, httpapi.BadRequest("invalid_request", "prompt", "give either prompt or tokens"))
 		return
 	}
-	req := WarmRequest{Prompt: body.Prompt, Tokens: body.Tokens, Salt: body.CacheSalt, Pin: body.Pin, Unpin: body.Unpin, Measure: body.Measure}
+	req := WarmRequest{Prompt: body.Prompt, Tokens: body.Tokens, Salt: body.CacheSalt, Pin: body.Pin, Names: body.Names, Unpin: body.Unpin, Measure: body.Measure}
 	if body.Variant != nil {
 		req.Variant = *body.Variant
 	}
@@ -118,11 +128,18 @@ func (a *api) warm(w http.ResponseWriter, r *http.Request) {
 
 // Answer is r as it goes over the wire.
 func (r WarmResult) Answer() WarmAnswer {
-	return WarmAnswer{
+	a := WarmAnswer{
 		Variant: r.Identity.Variant(), Label: r.Label, Epoch: r.Epoch, PromptTokens: r.PromptTokens, PresentTokens: r.PresentTokens,
 		LoadedTokens: r.LoadedTokens, ComputedTokens: r.ComputedTokens, StoredBytes: r.StoredBytes, EncodedBytes: r.EncodedBytes, PinnedTokens: r.PinnedTokens,
 		Milliseconds: float64(r.Total.Microseconds()) / 1000,
 	}
+	if !r.Namespace.IsZero() {
+		a.Namespace = &r.Namespace
+		for _, h := range r.Hashes {
+			a.Hashes = append(a.Hashes, h.String())
+		}
+	}
+	return a
 }
 
 // warmError gives what a job has to tell apart a status and a code.

@@ -30,6 +30,8 @@ type WarmRequest struct {
 	Variant block.Variant
 	// Pin takes the TTL off the prompt's blocks.
 	Pin bool
+	// Names asks what the prompt's blocks are called, and for nothing else.
+	Names bool
 	// Unpin gives the prompt's blocks their TTL back, and does nothing else.
 	Unpin bool
 	// Measure computes the prompt whatever is stored, and stores nothing: what would it cost?
@@ -49,6 +51,8 @@ type WarmResult struct {
 	StoredBytes    int64
 	EncodedBytes   int64 // with Measure: what StoredBytes would be if they were encoded
 	PinnedTokens   int
+	Hashes         []block.Hash // with Names
+	Namespace      block.Digest // with Names
 	Total          time.Duration
 }
 
@@ -77,6 +81,8 @@ func (r *Replica) Warm(ctx context.Context, req WarmRequest) (WarmResult, error)
 	switch {
 	case req.Measure:
 		err = w.measure(ctx)
+	case req.Names:
+		w.res.Hashes, w.res.Namespace = w.hashes, w.chain.Namespace()
 	case req.Unpin:
 		err = w.cache.Unpin(ctx, w.view, w.chain.Namespace(), w.hashes)
 	default:

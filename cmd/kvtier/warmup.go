@@ -73,6 +73,7 @@ func newWarmup() *cobra.Command {
 		return run(cmd, a)
 	}
 	cmd.AddCommand(newWarmupRun("run MANIFEST..."))
+	cmd.AddCommand(newWarmupExport(), newWarmupImport())
 	cmd.AddCommand(newWarmupJobs()...)
 	return cmd
 }
