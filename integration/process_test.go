@@ -81,9 +81,20 @@ func startAt(t testing.TB, addr string, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return launchAt(t, addr, path, nil, args...)
+}
+
+// launch is start for another binary, and with variables in its environment.
+func launch(t testing.TB, path string, env []string, args ...string) *process {
+	t.Helper()
+	return launchAt(t, freeAddr(t), path, env, args...)
+}
+
+func launchAt(t testing.TB, addr, path string, env []string, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, cmd: exec.Command(path, append(args, "--listen", addr)...), url: "http://" + addr, done: make(chan struct{})}
 	p.cmd.Stderr = &p.log
-	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // nothing of the developer's own settings
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...) // nothing of the developer's own settings
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -77,8 +77,8 @@ func (o Options) validate() error {
 	}
 	if o.Encoding > codec.Planes {
 		errs = append(errs, fmt.Errorf("tiered: unknown %v", o.Encoding))
-	} else if o.Encoding == codec.Planes && o.Layout.DType.Size() != 2 {
-		errs = append(errs, fmt.Errorf("tiered: %v takes 16-bit floats, not %v", o.Encoding, o.Layout.DType))
+	} else if o.Encoding == codec.Planes && (o.Layout.DType.Size() != 2 || o.Layout.Quant != block.QuantNone) {
+		errs = append(errs, fmt.Errorf("tiered: %v takes 16-bit floats that are not quantised, not %v with quantisation %v", o.Encoding, o.Layout.DType, o.Layout.Quant))
 	}
 	return errors.Join(errs...)
 }
@@ -98,6 +98,10 @@ type Cache struct {
 	spill   *spillQueue
 	seen    seen // with WriteOnSecondHit
 	link    link
+	reads   pathMeter
+	explore explorer
+	breaker interface{ Admits() bool } // nil: none in front of the remote tier
+	fates   *fates
 	flights flights
 	tenants tenants
 
@@ -121,6 +125,8 @@ func New(opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
+	c.fates = newFates(opts.TTL)
+	c.breaker, _ = store.As[interface{ Admits() bool }](opts.Remote)
 	c.slabs = newSlabs(format, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)

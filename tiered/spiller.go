@@ -251,6 +251,7 @@ func (c *Cache) store(ctx context.Context, batch []*spillItem) error {
 	err := c.remote.Put(ctx, items, c.opts.TTL)
 	if err == nil {
 		c.link.stored(items, time.Since(start))
+		c.fates.stored(batch, c.now())
 	}
 	return err
 }

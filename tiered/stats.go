@@ -74,7 +74,7 @@ type servedCounters struct {
 // count adds what f found. Which shard it takes only has to differ between requests.
 func (c *counters) count(f *Fetch) {
 	s := &c.served[uintptr(unsafe.Pointer(f))>>8%counterShards]
-	s.lookups.Add(int64(f.want))
+	s.lookups.Add(int64(len(f.hashes)))
 	for t, n := range f.tiers {
 		if n > 0 {
 			s.hits[t].Add(int64(n))

@@ -104,14 +104,14 @@ func judge(err error) error {
 	return err
 }
 
-// Tokenize asks for the tokens of texts.
-func (r *Remote) Tokenize(ctx context.Context, texts []string) ([][]int32, error) {
+// Tokenize asks for the tokens of texts or of conversations.
+func (r *Remote) Tokenize(ctx context.Context, body worker.TokenizeBody) ([][]int32, error) {
 	var a worker.TokenizeAnswer
-	if err := r.call(ctx, http.MethodPost, "/v1/warm/tokens", worker.TokenizeBody{Prompts: texts}, &a); err != nil {
+	if err := r.call(ctx, http.MethodPost, "/v1/warm/tokens", body, &a); err != nil {
 		return nil, err
 	}
-	if len(a.Tokens) != len(texts) {
-		return nil, fmt.Errorf("%s: %d lists of tokens for %d prompts", r.base, len(a.Tokens), len(texts))
+	if n := len(body.Prompts) + len(body.Conversations); len(a.Tokens) != n {
+		return nil, fmt.Errorf("%s: %d lists of tokens for %d prompts", r.base, len(a.Tokens), n)
 	}
 	return a.Tokens, nil
 }

@@ -30,7 +30,7 @@ func (runeTokens) Encode(text string) (tokens []int32) {
 
 func planOf(t testing.TB, s Source, blockTokens, sortBytes int) *Plan {
 	t.Helper()
-	p, err := NewPlan(context.Background(), PlanOptions{Source: s, Encoder: LocalEncoder{runeTokens{}}, BlockTokens: blockTokens, SortBytes: sortBytes})
+	p, err := NewPlan(context.Background(), PlanOptions{Source: s, Encoder: LocalEncoder{Tokenizer: runeTokens{}}, BlockTokens: blockTokens, SortBytes: sortBytes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestEveryBlockIsInOneTask(t *testing.T) {
 			r.Fatal(err)
 		}
 		// A few hundred bytes hold a handful of records: the sort goes through many runs.
-		p, err := NewPlan(context.Background(), PlanOptions{Source: s, Encoder: LocalEncoder{runeTokens{}}, BlockTokens: bt, SortBytes: rapid.IntRange(200, 4000).Draw(r, "sort bytes")})
+		p, err := NewPlan(context.Background(), PlanOptions{Source: s, Encoder: LocalEncoder{Tokenizer: runeTokens{}}, BlockTokens: bt, SortBytes: rapid.IntRange(200, 4000).Draw(r, "sort bytes")})
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -164,7 +164,7 @@ func TestOrderOfGroups(t *testing.T) {
 func TestBrokenLinesAreCountedOrStop(t *testing.T) {
 	s := sourceOf(t, "m.jsonl", `{"prompt":"aaaa"}`+"\n{\n"+`{"prompt":"`+strings.Repeat("a", 50)+`"}`)
 	var named []string
-	o := PlanOptions{Source: s, Encoder: LocalEncoder{runeTokens{}}, BlockTokens: 4, ContextTokens: 49, Broken: func(err error) { named = append(named, err.Error()) }}
+	o := PlanOptions{Source: s, Encoder: LocalEncoder{Tokenizer: runeTokens{}}, BlockTokens: 4, ContextTokens: 49, Broken: func(err error) { named = append(named, err.Error()) }}
 	p, err := NewPlan(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

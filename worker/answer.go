@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/tiered"
@@ -20,6 +21,7 @@ type answer struct {
 	engine  engine.Engine
 	req     *Request
 	place   *ticket
+	latch   *semaphore.Weighted // held with weight 1
 	prompt  []int32
 	most    int // tokens to generate
 	start   time.Time
@@ -32,7 +34,7 @@ type answer struct {
 
 // leave gives back what admit took.
 func (a *answer) leave() {
-	a.replica.latch.Release(1)
+	a.latch.Release(1)
 	a.place.leave()
 }
 
@@ -117,7 +119,10 @@ func (a *answer) open(i int) (*choice, error) {
 	}
 	c := &choice{answer: a, index: i, closed: a.replica.schedule.opened()}
 	c.text.stops = a.req.Stop
-	c.s = &session{engine: a.engine, seq: seq, tokens: slices.Clip(a.prompt), compute: c.compute}
+	c.s = &session{
+		engine: a.engine, seq: seq, tokens: slices.Clip(a.prompt), compute: c.compute,
+		gate: a.replica.opts.Gate, prefill: &a.replica.prefill,
+	}
 	return c, nil
 }
 

@@ -44,11 +44,11 @@ func (r *Replica) admit(ctx context.Context, req *Request) (*answer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("worker: waiting for a turn: %w", err)
 		}
-		if err := r.latch.Acquire(ctx, 1); err != nil {
+		a := &answer{replica: r, req: req, place: place, latch: r.latch}
+		if err := a.latch.Acquire(ctx, 1); err != nil {
 			place.leave()
 			return nil, fmt.Errorf("worker: waiting for a turn: %w", err)
 		}
-		a := &answer{replica: r, req: req, place: place}
 		r.mu.Lock()
 		closed := r.mu.closed
 		a.engine, a.res.Label = r.mu.engine, r.mu.label

@@ -61,9 +61,16 @@ type WarmAnswer struct {
 	Milliseconds   float64       `json:"ms"`
 }
 
-// TokenizeBody is the body of POST /v1/warm/tokens, TokenizeAnswer its answer: one list for each prompt.
+// TokenizeBody is the body of POST /v1/warm/tokens: texts, or conversations, which the chat template makes texts of.
 type TokenizeBody struct {
-	Prompts []string `json:"prompts"`
+	Prompts       []string        `json:"prompts,omitempty"`
+	Conversations [][]ChatMessage `json:"conversations,omitempty"`
+}
+
+// ChatMessage is one turn of a conversation.
+type ChatMessage struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
 }
 
 // TokenizeAnswer is the answer to POST /v1/warm/tokens.
@@ -78,13 +85,6 @@ const (
 	CodeNotGranted = "not_granted"
 	CodeTierFull   = "tier_full"
 )
-
-// warmRoutes adds what warm-up jobs ask for.
-func (a *api) warmRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/warm", a.warmInfo)
-	mux.HandleFunc("POST /v1/warm", a.warm)
-	mux.HandleFunc("POST /v1/warm/tokens", a.tokens)
-}
 
 // WarmInfo says what a job needs to know of r.
 func (r *Replica) WarmInfo(model string) WarmInfo {
@@ -169,14 +169,32 @@ func (a *api) tokens(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, err)
 		return
 	}
-	if len(body.Prompts) == 0 {
-		a.fail(w, httpapi.BadRequest("missing_field", "prompts", "prompts is missing"))
+	if (len(body.Prompts) == 0) == (len(body.Conversations) == 0) {
+		a.fail(w, httpapi.BadRequest("missing_field", "prompts", "give either prompts or conversations"))
 		return
 	}
 	e, _ := a.replica.Resident()
 	answer := TokenizeAnswer{Variant: e.Identity().Variant()}
 	for _, p := range body.Prompts {
 		answer.Tokens = append(answer.Tokens, e.Tokenizer().Encode(p))
+	}
+	for _, turns := range body.Conversations {
+		messages := make([]message, len(turns))
+		for i, t := range turns {
+			messages[i] = message{Role: t.Role, Content: content(t.Content)}
+		}
+		q := Request{}
+		var err error
+		if q.Prompt, q.Markup, err = a.template().render(messages); err != nil {
+			a.fail(w, err)
+			return
+		}
+		tokens, _, err := q.tokens(e, 1)
+		if err != nil {
+			a.fail(w, err)
+			return
+		}
+		answer.Tokens = append(answer.Tokens, tokens)
 	}
 	httpapi.WriteJSON(w, http.StatusOK, answer)
 }

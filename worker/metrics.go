@@ -12,28 +12,42 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	ttft     *prometheus.HistogramVec
+	perToken *prometheus.HistogramVec
+	waited   prometheus.Histogram
 	tokens   *prometheus.CounterVec
+	answers  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, r *Replica) *metrics {
+	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}, labels)
+	}
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "kvtier_requests_total", Help: "Completion requests by outcome.",
+			Name: "kvtier_requests_total", Help: "Completion requests by outcome: ok, refused, busy, timeout, cancelled or error.",
 		}, []string{"outcome"}),
-		ttft: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "kvtier_time_to_first_token_seconds", Help: "Time from request to first token, by the farthest tier that served a part of the prompt.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
-		}, []string{"source"}),
+		ttft: histogram("kvtier_time_to_first_token_seconds",
+			"Time from request to first token, by the farthest tier that served a part of the prompt, and by outcome.", "source", "outcome"),
+		perToken: histogram("kvtier_time_per_output_token_seconds", "Time from the first token to the last, divided by the tokens of all choices after the first, by outcome.", "outcome"),
+		waited: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "kvtier_queue_wait_seconds", Help: "Time that requests waited for their turn.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+		}),
 		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kvtier_prompt_tokens_total", Help: "Prompt tokens by where their K/V came from: hot, remote or computed.",
 		}, []string{"source"}),
+		answers: prometheus.NewCounter(prometheus.CounterOpts{Name: "kvtier_generated_tokens_total", Help: "Generated tokens."}),
 	}
-	reg.MustRegister(m.requests, m.ttft, m.tokens, cacheCollector{r})
+	reg.MustRegister(m.requests, m.ttft, m.perToken, m.waited, m.tokens, m.answers, cacheCollector{r})
 	return m
 }
 
-func (m *metrics) completed(res Result) {
-	m.requests.WithLabelValues("ok").Inc()
+// answered counts a request; res says how far it came.
+func (m *metrics) answered(res Result, err error) {
+	outcome := outcome(err)
+	m.requests.WithLabelValues(outcome).Inc()
+	if res.TTFT == 0 {
+		return
+	}
 	source := "computed"
 	switch {
 	case res.RemoteTokens > 0:
@@ -41,10 +55,16 @@ func (m *metrics) completed(res Result) {
 	case res.HotTokens > 0:
 		source = "hot"
 	}
-	m.ttft.WithLabelValues(source).Observe(res.TTFT.Seconds())
+	m.ttft.WithLabelValues(source, outcome).Observe(res.TTFT.Seconds())
+	m.waited.Observe(res.Waited.Seconds())
 	m.tokens.WithLabelValues("hot").Add(float64(res.HotTokens))
 	m.tokens.WithLabelValues("remote").Add(float64(res.RemoteTokens))
 	m.tokens.WithLabelValues("computed").Add(float64(res.ComputedTokens))
+	n := res.GeneratedTokens()
+	m.answers.Add(float64(n))
+	if n > 1 {
+		m.perToken.WithLabelValues(outcome).Observe((res.Total - res.TTFT).Seconds() / float64(n-1))
+	}
 }
 
 // cacheCollector reads a snapshot of the cache at every scrape, so that counting costs requests nothing twice.
@@ -66,6 +86,10 @@ var (
 	descAccess      = desc("kvtier_cache_access", "What the cache may use: 0 nothing, 1 the hot tier, 2 the remote tier too.")
 	descEpoch       = desc("kvtier_epoch", "Epoch of the resident variant, 0 without one.")
 	descTenantBytes = desc("kvtier_tenant_bytes", "Bytes by tenant: hot is held now, stored was written since the start. Only the largest tenants are named.", "namespace", "what")
+	descQueue       = desc("kvtier_queue_requests", "Requests that wait for their turn, by priority.", "priority")
+	descRunning     = desc("kvtier_running_sequences", "Sequences that have their turn, by priority.", "priority")
+	descSeqBytes    = desc("kvtier_sequence_bytes", "Bytes that K and V of running requests may come to, prompt and answer; with kvtier_tier_bytes of the hot tier what K/V takes in this process.")
+	descSeqMaxBytes = desc("kvtier_sequence_max_bytes", "Bound of kvtier_sequence_bytes, 0 for what the bound of sequences amounts to.")
 	descWeightsInfo = desc("kvtier_resident_info", "Resident weights; the value is 1.", "label", "variant", "declared")
 )
 
@@ -103,6 +127,13 @@ func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descFillBytes, float64(s.FillingBytes))
 	counter(descBadValues, s.BadValues)
+	q := c.r.queue.stats()
+	for p, name := range [...]string{Serving: "serving", Background: "background"} {
+		gauge(descQueue, float64(q.waiting[p]), name)
+		gauge(descRunning, float64(q.running[p]), name)
+	}
+	gauge(descSeqBytes, float64(q.bytes))
+	gauge(descSeqMaxBytes, float64(c.r.opts.MaxSequenceBytes))
 	v := c.r.opts.Cache.View()
 	gauge(descAccess, float64(v.Access))
 	gauge(descEpoch, float64(v.Epoch))

@@ -18,14 +18,14 @@ type work struct {
 
 func (w *work) prefill() ([]float32, error) { return w.seq.Prefill(w.ctx, w.tokens) }
 
-// schedule orders the calls of an engine that computes several sequences at once, as turns has it. Each caller waits for its own step. A
+// schedule orders the calls of an engine that computes several sequences at once, as agenda has it. Each caller waits for its own step. A
 // sequence that is alone computes in its caller's goroutine; as soon as there are several, one goroutine computes for all of them, and
 // ends when nothing is left to do, which is at the latest when the last caller has its answer.
 // Calls of an engine that is no engine.Batcher are not ordered: it computes them side by side.
 type schedule struct {
 	mu struct {
 		sync.Mutex
-		turns     turns
+		agenda    agenda
 		computing bool // somebody is
 		open      int  // sequences that compute or will
 		decoding  int  // of these, those that generate
@@ -73,11 +73,11 @@ func (s *schedule) do(w work, decode bool) ([]float32, error) {
 	}
 	st := &step{work: w, batched: decode, done: make(chan struct{})}
 	s.mu.Lock()
-	alone := s.mu.open <= 1 && !s.mu.computing && s.mu.turns.empty()
+	alone := s.mu.open <= 1 && !s.mu.computing && s.mu.agenda.empty()
 	start := !s.mu.computing
 	s.mu.computing = true
 	if !alone {
-		s.mu.turns.add(st)
+		s.mu.agenda.add(st)
 	}
 	s.mu.Unlock()
 	if alone {
@@ -95,7 +95,7 @@ func (s *schedule) do(w work, decode bool) ([]float32, error) {
 	case <-w.ctx.Done():
 	}
 	s.mu.Lock()
-	waits := s.mu.turns.remove(st)
+	waits := s.mu.agenda.remove(st)
 	s.mu.Unlock()
 	if waits {
 		return nil, w.ctx.Err()
@@ -108,7 +108,7 @@ func (s *schedule) do(w work, decode bool) ([]float32, error) {
 func (s *schedule) handOver() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.turns.empty() {
+	if s.mu.agenda.empty() {
 		s.mu.computing = false
 	} else {
 		go s.run()
@@ -137,7 +137,7 @@ func (s *schedule) next() []*step {
 	var late <-chan time.Time
 	for {
 		s.mu.Lock()
-		t := &s.mu.turns
+		t := &s.mu.agenda
 		complete := !t.decodeNext() || len(t.decodes) >= s.mu.decoding
 		if t.empty() || complete || late != nil && expired(late) {
 			batch := t.next()

@@ -53,15 +53,16 @@ func (b *textBuilder) show(n int) (text string, tokens int) {
 	return text, tokens
 }
 
-// stopAt is where the first stop string in what is held begins, -1 without one.
+// stopAt is where the stop string that is complete first begins, -1 without one. Which one that is does not depend on the borders of tokens.
 func (b *textBuilder) stopAt() int {
-	first := -1
+	held := string(b.held)
+	begin, end := -1, len(held)+1
 	for _, s := range b.stops {
-		if at := strings.Index(string(b.held), s); at >= 0 && (first < 0 || at < first) {
-			first = at
+		if at := strings.Index(held, s); at >= 0 && (at+len(s) < end || at+len(s) == end && at < begin) {
+			begin, end = at, at+len(s)
 		}
 	}
-	return first
+	return begin
 }
 
 // uncertain is the number of bytes at the end that may be the beginning of a stop string or of a character.

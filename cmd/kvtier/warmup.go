@@ -268,9 +268,12 @@ func (f *warmupFlags) localVocabulary(ctx context.Context, info worker.WarmInfo)
 func vocabularyOf(e engine.Engine) warmup.Tokenizer { return e.Tokenizer() }
 
 func (f *warmupFlags) plan(ctx context.Context, source warmup.Source, c *crew, screen *warmupScreen) (*warmup.Plan, error) {
-	var encoder warmup.Encoder = &warmup.RemoteEncoder{Workers: c.remotes}
+	var encoder warmup.Encoder
+	if len(c.remotes) > 0 {
+		encoder = &warmup.RemoteEncoder{Workers: c.remotes}
+	}
 	if c.tokenizer != nil {
-		encoder = warmup.LocalEncoder{Tokenizer: c.tokenizer}
+		encoder = warmup.LocalEncoder{Tokenizer: c.tokenizer, Chat: encoder}
 	}
 	plan, err := warmup.NewPlan(ctx, warmup.PlanOptions{
 		Source: source, Encoder: encoder, BlockTokens: c.info.BlockTokens, ContextTokens: c.info.ContextTokens,

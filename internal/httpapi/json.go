@@ -79,6 +79,9 @@ func bodyError(err error, limit int64) error {
 			Message: fmt.Sprintf("the body is longer than %d bytes", limit),
 		}
 	}
+	if e, ok := errors.AsType[*Error](err); ok { // of a type that decodes itself
+		return e
+	}
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if e.Field == "" {
 			return BadRequest("invalid_type", "", fmt.Sprintf("the body is a JSON %s, want %s", e.Value, kindName(e.Type.Kind().String())))

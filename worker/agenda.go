@@ -11,15 +11,15 @@ type step struct {
 	err     error
 }
 
-// turns decides which steps the engine computes next. Decode steps of all sequences go together; between two chunks of prompts those that
+// agenda decides which steps the engine computes next. Decode steps of all sequences go together; between two chunks of prompts those that
 // generate get a step, and between two such steps a prompt gets a chunk, so that neither starves. Prompts take turns in order of
 // arrival, chunk by chunk. It only decides: it has no clock, no lock and no goroutine.
-type turns struct {
+type agenda struct {
 	decodes, chunks []*step
 	chunkLast       bool // what was computed last
 }
 
-func (t *turns) add(s *step) {
+func (t *agenda) add(s *step) {
 	if s.batched {
 		t.decodes = append(t.decodes, s)
 	} else {
@@ -28,7 +28,7 @@ func (t *turns) add(s *step) {
 }
 
 // remove takes back a step that has not been handed out, and reports whether it was there.
-func (t *turns) remove(s *step) bool {
+func (t *agenda) remove(s *step) bool {
 	for _, of := range []*[]*step{&t.decodes, &t.chunks} {
 		if i := slices.Index(*of, s); i >= 0 {
 			*of = slices.Delete(*of, i, i+1)
@@ -38,13 +38,16 @@ func (t *turns) remove(s *step) bool {
 	return false
 }
 
-func (t *turns) empty() bool { return len(t.decodes)+len(t.chunks) == 0 }
+func (t *agenda) empty() bool { return len(t.decodes)+len(t.chunks) == 0 }
 
 // decodeNext reports whether next returns decode steps, if anything.
-func (t *turns) decodeNext() bool { return len(t.chunks) == 0 || t.chunkLast && len(t.decodes) > 0 }
+func (t *agenda) decodeNext() bool { return len(t.chunks) == 0 || t.chunkLast && len(t.decodes) > 0 }
 
 // next hands out a chunk, or all decode steps; nil if nothing waits.
-func (t *turns) next() []*step {
+func (t *agenda) next() []*step {
+	if t.empty() {
+		return nil
+	}
 	if t.decodeNext() {
 		t.chunkLast = false
 		all := t.decodes

@@ -1,0 +1,252 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kvtier/kvtier/internal/httpapi"
+)
+
+// bodyTimeout bounds how long a client may take to send its request.
+const bodyTimeout = 30 * time.Second
+
+// format writes answers in the form of one endpoint.
+type format interface {
+	// chunks are what a stream says of an event.
+	chunks(Event) []any
+	// last is what a stream ends with, when the client wants usage.
+	last(usage, kvtierDetails) any
+	// whole is an answer that is not streamed.
+	whole(Result, usage, kvtierDetails) any
+}
+
+type usage struct {
+	PromptTokens     int               `json:"prompt_tokens"`
+	CompletionTokens int               `json:"completion_tokens"`
+	TotalTokens      int               `json:"total_tokens"`
+	Details          promptDetails     `json:"prompt_tokens_details"`
+	Completion       completionDetails `json:"completion_tokens_details"`
+}
+
+// promptDetails splits OpenAI's cached_tokens by tier.
+type promptDetails struct {
+	CachedTokens int `json:"cached_tokens"`
+	Hot          int `json:"kvtier_hot_tokens"`
+	Remote       int `json:"kvtier_remote_tokens"`
+	Computed     int `json:"kvtier_computed_tokens"`
+}
+
+type completionDetails struct {
+	Reasoning int `json:"reasoning_tokens"` // always 0
+}
+
+// kvtierDetails says which weights answered, and why what was computed was not in the cache.
+type kvtierDetails struct {
+	Variant  string  `json:"variant"`
+	Weights  string  `json:"weights"`
+	Label    string  `json:"label"`
+	Epoch    uint64  `json:"epoch"`
+	Miss     string  `json:"miss"`
+	Degraded bool    `json:"degraded"`
+	Waitedms float64 `json:"waited_ms"`
+	TTFTms   float64 `json:"ttft_ms"`
+}
+
+func (res Result) all() []Choice { return append([]Choice{res.Choice}, res.Others...) }
+
+func (res Result) usage() usage {
+	n := res.GeneratedTokens()
+	return usage{
+		PromptTokens: res.PromptTokens, CompletionTokens: n, TotalTokens: res.PromptTokens + n,
+		Details: promptDetails{CachedTokens: res.CachedTokens(), Hot: res.HotTokens, Remote: res.RemoteTokens, Computed: res.ComputedTokens},
+	}
+}
+
+func (res Result) details() kvtierDetails {
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	return kvtierDetails{
+		Variant: res.Identity.Variant().String(), Weights: res.Identity.Weights.String(), Label: res.Label, Epoch: uint64(res.Epoch),
+		Miss: res.Miss.String(), Degraded: res.Miss.Degraded(), Waitedms: ms(res.Waited), TTFTms: ms(res.TTFT),
+	}
+}
+
+// finite is a log-probability that JSON can carry, as OpenAI writes impossible.
+func finite(logprob float32) float32 { return max(logprob, -9999) }
+
+func randomID() string { return strings.ToLower(rand.Text()) }
+
+// decoder is the part of a tokenizer that answers need.
+type decoder interface{ Decode(tokens []int32) string }
+
+func (a *api) tokenizer() decoder {
+	e, _ := a.replica.Resident()
+	return e.Tokenizer()
+}
+
+func (a *api) template() *chatTemplate {
+	e, _ := a.replica.Resident()
+	return a.templates.of(e, a.opts.ChatTemplate)
+}
+
+// answer runs a request and writes what comes of it, as one document or as a stream.
+func (a *api) answer(w http.ResponseWriter, r *http.Request, req Request, s *sampling, f format) {
+	ctx, cancel := context.WithTimeout(r.Context(), a.opts.RequestTimeout)
+	defer cancel()
+	if s.Stream {
+		a.stream(ctx, cancel, w, req, s.StreamOptions != nil && s.StreamOptions.IncludeUsage, f)
+		return
+	}
+	res, err := a.replica.Complete(ctx, req)
+	a.metrics.answered(res, err)
+	if err != nil {
+		a.writeError(w, err)
+		return
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(a.opts.WriteTimeout))
+	httpapi.WriteJSON(w, http.StatusOK, f.whole(res, res.usage(), res.details()))
+}
+
+// stream answers by server-sent events. Computing does not wait for the client: events queue up, max_tokens bounds how many, and a client that
+// takes longer than WriteTimeout for what it was sent is cut off.
+func (a *api) stream(ctx context.Context, cancel context.CancelFunc, w http.ResponseWriter, req Request, withUsage bool, f format) {
+	events := newEventQueue()
+	var res Result
+	var err error
+	var computing sync.WaitGroup
+	computing.Go(func() {
+		defer events.close()
+		res, err = a.replica.Stream(ctx, req, events.put)
+	})
+	out := sse{w: w, control: http.NewResponseController(w), timeout: a.opts.WriteTimeout}
+	for batch := events.wait(); batch != nil; batch = events.wait() {
+		for _, e := range batch {
+			for _, chunk := range f.chunks(e) {
+				out.send(chunk)
+			}
+		}
+		if out.flush(); out.err != nil {
+			cancel() // nobody reads what would still come
+		}
+	}
+	computing.Wait()
+	if err == nil && out.err != nil {
+		err = errors.Join(context.Canceled, out.err)
+	}
+	a.metrics.answered(res, err)
+	switch {
+	case err != nil && !out.begun:
+		a.writeError(w, err)
+		return
+	case err != nil:
+		out.send(map[string]any{"error": apiError(err)})
+	default:
+		if withUsage {
+			out.send(f.last(res.usage(), res.details()))
+		}
+		out.data([]byte("[DONE]"))
+	}
+	out.flush()
+	_ = out.control.SetWriteDeadline(time.Time{})
+}
+
+// eventQueue hands events from those who compute to the one who writes. Putting never blocks.
+type eventQueue struct {
+	mu     sync.Mutex
+	events []Event
+	closed bool
+	some   chan struct{}
+}
+
+func newEventQueue() *eventQueue { return &eventQueue{some: make(chan struct{}, 1)} }
+
+func (q *eventQueue) put(e Event) {
+	q.mu.Lock()
+	q.events = append(q.events, e)
+	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *eventQueue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *eventQueue) signal() {
+	select {
+	case q.some <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns what is there, waiting for something, and nil after the last.
+func (q *eventQueue) wait() []Event {
+	for range q.some {
+		q.mu.Lock()
+		events, closed := q.events, q.closed
+		q.events = nil
+		q.mu.Unlock()
+		if len(events) > 0 {
+			if closed {
+				q.signal() // for the nil that follows
+			}
+			return events
+		}
+		if closed {
+			return nil
+		}
+	}
+	return nil
+}
+
+// sse writes server-sent events. After an error it does nothing.
+type sse struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	timeout time.Duration
+	begun   bool
+	err     error
+}
+
+func (s *sse) send(v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		s.err = errors.Join(s.err, err)
+		return
+	}
+	s.data(b)
+}
+
+func (s *sse) data(b []byte) {
+	if s.err != nil {
+		return
+	}
+	if !s.begun {
+		s.begun = true
+		h := s.w.Header()
+		h.Set("Content-Type", "text/event-stream")
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Accel-Buffering", "no") // nginx would hold the stream back
+		s.w.WriteHeader(http.StatusOK)
+	}
+	_ = s.control.SetWriteDeadline(time.Now().Add(s.timeout)) // fails for a test's recorder only
+	for _, part := range [][]byte{[]byte("data: "), b, []byte("\n\n")} {
+		if _, s.err = s.w.Write(part); s.err != nil {
+			return
+		}
+	}
+}
+
+func (s *sse) flush() {
+	if s.begun && s.err == nil {
+		s.err = s.control.Flush()
+	}
+}
