@@ -42,13 +42,24 @@ type quantised struct {
 	identity block.Identity
 }
 
-var _ engine.Engine = (*quantised)(nil)
+var (
+	_ engine.Engine = (*quantised)(nil)
+	_ engine.Sized  = (*quantised)(nil)
+)
 
 // Layout is the engine's with a quantisation: other bytes, another digest.
 func (e *quantised) Layout() block.Layout { return e.layout }
 
 // Identity names the same weights in another layout.
 func (e *quantised) Identity() block.Identity { return e.identity }
+
+// SequenceBytes implements [engine.Sized]: a sequence computes in the exact form, however it is cached.
+func (e *quantised) SequenceBytes(tokens int) int64 {
+	if s, ok := e.Engine.(engine.Sized); ok {
+		return s.SequenceBytes(tokens)
+	}
+	return int64(tokens) * int64(e.layout.Exact().TokenBytes())
+}
 
 func (e *quantised) NewSequence() (engine.Sequence, error) {
 	s, err := e.Engine.NewSequence()
