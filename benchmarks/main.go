@@ -173,7 +173,8 @@ func (o *options) measureRemote(ctx context.Context, r *report, want map[string]
 			puts = append(puts, run.puts(c))
 		}
 	}
-	gets[2].Name, gets[3].Name, puts[2].Name = "kvtier, not verified", "kvtier, header and checksum verified", "kvtier, sealed with header and checksum"
+	gets[2].Name, gets[3].Name = "kvtier, not verified", "kvtier, header and checksum verified"
+	puts[2].Name, puts[3].Name = "kvtier, sealed with header and checksum", "kvtier, sealed before"
 	if want["get"] {
 		series, err := o.rounds(ctx, r, gets, "get", stderr)
 		if err != nil {

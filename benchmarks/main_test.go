@@ -56,7 +56,7 @@ func TestEveryContenderDoesTheWork(t *testing.T) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Get) != 13 || len(r.Put) != 8 || len(r.Hot) != 14 {
+	if len(r.Get) != 13 || len(r.Put) != 9 || len(r.Hot) != 14 {
 		t.Errorf("%d, %d and %d rows", len(r.Get), len(r.Put), len(r.Hot))
 	}
 	for _, x := range append(r.Get, r.Put...) {

@@ -54,6 +54,12 @@ func render(w io.Writer, path string) error {
 		for _, x := range d.Codec {
 			fmt.Fprintf(w, "| %s | %.3f | %.2f | %.2f | %.2f | %.2f | %t |\n", x.Name, x.Ratio, x.EncodeGBps, x.EncodeToMemcpy, x.DecodeGBps, x.DecodeToMemcpy, x.Lossless)
 		}
+		for _, x := range d.Codec {
+			if l := x.Loss; l != nil {
+				fmt.Fprintf(w, "\n%s loses: perplexity of %s %.3f instead of %.3f on %d tokens behind prefixes of %d; logits off by %.4f (RMS; at most %.3f) where they spread by %.2f; "+
+					"the likeliest token is the same at %.1f %% of positions.\n", x.Name, l.Model, l.Perplexity, l.PerplexityExact, l.Scored, l.Prefix, l.LogitRMS, l.LogitMax, l.LogitSpread, 100*l.SameTop)
+			}
+		}
 	}
 	if len(d.Hot.Rows) > 0 {
 		fmt.Fprint(w, "\n| hot hit | blocks in the lookup | goroutines | ns per hit | allocations, bytes |\n|---|---|---|---|---|\n")

@@ -102,7 +102,7 @@ func TestLayoutDigestCoversEveryField(t *testing.T) {
 		"dim": func(l *block.Layout) { l.HeadDim++ }, "tokens": func(l *block.Layout) { l.BlockTokens++ },
 		"rank": func(l *block.Layout) { l.TPRank++ }, "size": func(l *block.Layout) { l.TPSize++ },
 		"base freq": func(l *block.Layout) { l.RopeBase++ }, "scale": func(l *block.Layout) { l.RopeScale++ },
-		"numerics": func(l *block.Layout) { l.Numerics += "x" },
+		"numerics": func(l *block.Layout) { l.Numerics += "x" }, "quantisation": func(l *block.Layout) { l.Quant = block.QuantInt8 },
 	} {
 		l := base
 		change(&l)
@@ -118,6 +118,7 @@ func TestPartsCoverTheBlock(t *testing.T) {
 		l := layout8B()
 		l.Layers = rapid.IntRange(1, 128).Draw(t, "layers")
 		l.BlockTokens = rapid.SampledFrom([]int{1, 16, 64, 256, 512}).Draw(t, "blockTokens")
+		l.Quant = rapid.SampledFrom([]block.Quant{block.QuantNone, block.QuantInt8}).Draw(t, "quant")
 		if err := l.Validate(); err != nil {
 			t.Fatal(err)
 		}
@@ -132,6 +133,9 @@ func TestPartsCoverTheBlock(t *testing.T) {
 			}
 			next += p.Layers
 			bytes += l.PartBytes(p)
+		}
+		if exact := l.Exact(); exact.PartCount() != l.PartCount() || exact.Part(l.PartCount()-1) != l.Part(l.PartCount()-1) {
+			t.Fatal("quantisation moves layers to other parts")
 		}
 		if next != l.Layers || bytes != l.BlockBytes() {
 			t.Fatalf("parts cover %d layers and %d bytes of %d and %d", next, bytes, l.Layers, l.BlockBytes())
@@ -150,6 +154,30 @@ func TestLayoutValidateNamesEveryField(t *testing.T) {
 	big.BlockTokens = 4096
 	if err := big.Validate(); err == nil || !strings.Contains(err.Error(), "lower BlockTokens") {
 		t.Errorf("a layer of 16 MiB: %v, want advice to lower BlockTokens", err)
+	}
+}
+
+// A layout without quantisation keeps the digest it had before there was any, and with it what fleets have stored.
+func TestExactDigestIsUnchanged(t *testing.T) {
+	const before = "839212651d8e7e6590abda5696d78b87e452d5d625e70dd762642778b99f7a98"
+	if got := layout8B().Digest().String(); got != before {
+		t.Errorf("digest is %s, want %s", got, before)
+	}
+}
+
+func TestQuantNames(t *testing.T) {
+	for _, q := range []block.Quant{block.QuantNone, block.QuantInt8} {
+		if got, err := block.ParseQuant(q.String()); err != nil || got != q {
+			t.Errorf("ParseQuant(%v) = %v, %v", q, got, err)
+		}
+	}
+	if _, err := block.ParseQuant("int4"); err == nil || !strings.Contains(err.Error(), "none or int8") {
+		t.Errorf("int4: %v, want what there is", err)
+	}
+	l := layout8B()
+	l.Quant = 9
+	if err := l.Validate(); err == nil || !strings.Contains(err.Error(), "quant(9)") {
+		t.Errorf("an unknown quantisation: %v", err)
 	}
 }
 

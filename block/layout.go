@@ -55,6 +55,47 @@ func (o Order) String() string {
 	return fmt.Sprintf("order(%d)", uint8(o))
 }
 
+// Quant is a lossy form in which K and V are cached. It belongs to the layout, because what was rounded must never be taken for what was
+// not. Values are wire format: never renumber.
+type Quant uint8
+
+const (
+	// QuantNone keeps every bit. The zero value.
+	QuantNone Quant = 0
+	// QuantInt8 keeps signed bytes and a power of two for each of their groups: in K a channel over the block's tokens, in V a token's head.
+	// A layer is [K: token][KV head][head dim] bytes, [KV head][head dim] exponents, [V: token][KV head][head dim] bytes,
+	// [token][KV head] exponents.
+	QuantInt8 Quant = 1
+)
+
+func (q Quant) String() string {
+	switch q {
+	case QuantNone:
+		return "none"
+	case QuantInt8:
+		return "int8"
+	}
+	return fmt.Sprintf("quant(%d)", uint8(q))
+}
+
+// Layout is the digest of the layout that is quantised as q says and has the given digest without.
+func (q Quant) Layout(exact Digest) Digest {
+	if q == QuantNone {
+		return exact
+	}
+	return sha256.Sum256(append(append([]byte("kvtier/layout/1/quant\x00"), exact[:]...), byte(q)))
+}
+
+// ParseQuant is the inverse of String for the values that exist.
+func ParseQuant(name string) (Quant, error) {
+	for _, q := range []Quant{QuantNone, QuantInt8} {
+		if name == q.String() {
+			return q, nil
+		}
+	}
+	return QuantNone, fmt.Errorf("block: unknown quantisation %q, want none or int8", name)
+}
+
 // Layout says how the K/V of a token is laid out and by which arithmetic it was computed. Two workers
 // share blocks only if every field is equal: [Layout.Digest] is half of a [Variant].
 type Layout struct {
@@ -73,6 +114,9 @@ type Layout struct {
 	// Numerics names everything else that changes bits of K and V: engine, kernel, accumulation order.
 	// Output is token-identical only between engines that round alike, so they must agree on it.
 	Numerics string
+
+	// Quant is how K and V lose bits on their way into the cache; QuantNone where output must be the same with and without it.
+	Quant Quant
 }
 
 // Limits on a layout: they bound what a hostile or broken model file can make us allocate.
@@ -111,20 +155,38 @@ func (l Layout) Validate() error {
 	in("TPSize", l.TPSize, 1, 1<<16)
 	in("TPRank", l.TPRank, 0, max(l.TPSize-1, 0))
 	in("len(Numerics)", len(l.Numerics), 1, MaxNumerics)
-	if len(errs) == 0 && l.layerBytes() > MaxPartBytes {
+	if l.Quant > QuantInt8 {
+		errs = append(errs, fmt.Errorf("block: layout: unknown %v", l.Quant))
+	}
+	if len(errs) == 0 && l.exactLayerBytes() > MaxPartBytes {
 		errs = append(errs, fmt.Errorf("block: layout: one layer of a block is %d bytes, at most %d fit a part: lower BlockTokens (%d)",
-			l.layerBytes(), MaxPartBytes, l.BlockTokens))
+			l.exactLayerBytes(), MaxPartBytes, l.BlockTokens))
 	}
 	return errors.Join(errs...)
 }
 
-// TokenBytes is the K and V of one token over all layers, in bytes.
-func (l Layout) TokenBytes() int { return l.Layers * 2 * l.KVHeads * l.HeadDim * l.DType.Size() }
+// Exact is the layout that an engine computes in: l without its quantisation.
+func (l Layout) Exact() Layout {
+	l.Quant = QuantNone
+	return l
+}
+
+// TokenBytes is the K and V of one token over all layers as they are cached, in bytes, rounded up.
+func (l Layout) TokenBytes() int { return (l.BlockBytes() + l.BlockTokens - 1) / l.BlockTokens }
 
 // BlockBytes is the payload of a whole block, in bytes.
-func (l Layout) BlockBytes() int { return l.TokenBytes() * l.BlockTokens }
+func (l Layout) BlockBytes() int { return l.Layers * l.layerBytes() }
 
-func (l Layout) layerBytes() int { return 2 * l.BlockTokens * l.KVHeads * l.HeadDim * l.DType.Size() }
+func (l Layout) layerBytes() int {
+	if l.Quant == QuantInt8 {
+		return 2*l.BlockTokens*l.KVHeads*l.HeadDim + l.KVHeads*l.HeadDim + l.BlockTokens*l.KVHeads
+	}
+	return l.exactLayerBytes()
+}
+
+func (l Layout) exactLayerBytes() int {
+	return 2 * l.BlockTokens * l.KVHeads * l.HeadDim * l.DType.Size()
+}
 
 // Part is a contiguous group of a block's layers: the unit that is stored under one key.
 type Part struct {
@@ -134,9 +196,9 @@ type Part struct {
 }
 
 // PartCount is the number of parts of a block: as many as bring a part to TargetPartBytes or less,
-// at most one per layer.
+// at most one per layer. Quantisation makes parts smaller, not fewer: the same layers travel together in both forms.
 func (l Layout) PartCount() int {
-	perPart := max(1, TargetPartBytes/l.layerBytes())
+	perPart := max(1, TargetPartBytes/l.exactLayerBytes())
 	return (l.Layers + perPart - 1) / perPart
 }
 
@@ -151,7 +213,7 @@ func (l Layout) Part(i int) Part {
 func (l Layout) PartBytes(p Part) int { return p.Layers * l.layerBytes() }
 
 // Digest is SHA-256 over the canonical encoding of every field: fixed-width little-endian numbers in the order of
-// declaration, then the length-prefixed numerics tag, behind a domain prefix that carries the wire major version.
+// declaration, then the length-prefixed numerics tag, behind a domain prefix that carries the wire major version; and Quant.Layout of that.
 func (l Layout) Digest() Digest {
 	b := make([]byte, 0, 256)
 	b = append(b, "kvtier/layout/1\x00"...)
@@ -163,5 +225,5 @@ func (l Layout) Digest() Digest {
 	b = binary.LittleEndian.AppendUint32(b, math.Float32bits(l.RopeScale))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.Numerics)))
 	b = append(b, l.Numerics...)
-	return sha256.Sum256(b)
+	return l.Quant.Layout(sha256.Sum256(b))
 }

@@ -21,7 +21,7 @@
 //	168   2  part
 //	170   2  parts of the block
 //	172   4  tokens in the block
-//	176   1  payload encoding: 0 raw, 1 planes (lossless, planes.go)
+//	176   1  payload encoding: 0 raw, 1 planes (lossless, planes.go), 2 int8 (lossy, int8.go; a property of the layout)
 //	177   7  first bytes of the act, the random name of the activation that gave out the epoch; zero without one
 //	184   8  xxh3-64 of the payload as stored
 //	192   4  zero

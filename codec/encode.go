@@ -12,7 +12,7 @@ import (
 // Encode appends to dst a frame that says the same as frame, which must be sealed, with its payload encoded as e. It reports false, and what
 // it returns is of no use, if that would not be smaller. Equal frames give equal bytes.
 func (f *Format) Encode(dst, frame []byte, e Encoding, s *Scratch) ([]byte, bool) {
-	if !f.Encodes(e) || e == Raw || len(frame) <= f.payloadOffset {
+	if !f.Encodes(e) || e == f.native || len(frame) <= f.payloadOffset {
 		return dst, false
 	}
 	start := len(dst)
@@ -32,7 +32,7 @@ func (f *Format) Encode(dst, frame []byte, e Encoding, s *Scratch) ([]byte, bool
 
 // Encodes reports whether payloads of this layout can be encoded as e.
 func (f *Format) Encodes(e Encoding) bool {
-	return e == Raw || e == Planes && f.layout.DType.Size() == 2
+	return e == f.native || e == Planes && f.native == Raw && f.layout.DType.Size() == 2
 }
 
 // planeBytes is the length of the keys, or of the values, of one layer.
@@ -40,11 +40,11 @@ func (f *Format) planeBytes() int {
 	return f.layout.PartBytes(block.Part{Layers: 1}) / 2
 }
 
-// OpenAny is Open for frames of any encoding: what is not raw is decoded in place, into the sealed raw frame that it was made of, for which buf
+// OpenAny is Open for frames of any encoding: what Encode made is decoded in place, into the sealed frame that it was made of, for which buf
 // must have FrameBytes of the wanted part. n is the length of the frame in buf, before and after.
 func (f *Format) OpenAny(buf []byte, n int, want Header, s *Scratch) (frame, payload []byte, err error) {
 	frame = buf[:n]
-	if n <= offEncoding || Encoding(frame[offEncoding]) == Raw {
+	if n <= offEncoding || Encoding(frame[offEncoding]) == f.native {
 		payload, err = f.Open(frame, want)
 		return frame, payload, err
 	}

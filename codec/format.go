@@ -16,6 +16,7 @@ type Format struct {
 	digest        block.Digest
 	meta          []byte
 	payloadOffset int
+	native        Encoding // of what Seal makes: Raw, or Int8 where the layout says so
 }
 
 // NewFormat prepares the constant parts of every frame of layout, which must be valid.
@@ -27,7 +28,11 @@ func NewFormat(layout block.Layout) (*Format, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Format{layout: layout, digest: layout.Digest(), meta: meta, payloadOffset: alignedOffset(len(meta))}, nil
+	f := &Format{layout: layout, digest: layout.Digest(), meta: meta, payloadOffset: alignedOffset(len(meta))}
+	if layout.Quant == block.QuantInt8 {
+		f.native = Int8
+	}
+	return f, nil
 }
 
 // Layout returns the layout the format was made for.
@@ -63,9 +68,10 @@ func (f *Format) Seal(frame []byte, h Header) error {
 }
 
 // Open checks frame against want and returns its payload, a slice of frame. It fails with ErrCorrupt, ErrVersion or ErrForeign
-// (wrapped in *Error) and allocates nothing but that error. A frame whose payload is encoded is ErrVersion: OpenAny reads those.
+// (wrapped in *Error) and allocates nothing but that error. A frame whose payload is encoded other than
+// Seal does is ErrVersion: OpenAny reads those.
 func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
-	if len(frame) > offEncoding && frame[offMajor] == Major && frame[offEncoding] != byte(Raw) {
+	if len(frame) > offEncoding && frame[offMajor] == Major && frame[offEncoding] != byte(f.native) {
 		if _, err := envelope(frame); err != nil {
 			return nil, err
 		}
@@ -113,12 +119,12 @@ func (f *Format) check(frame []byte, want Header) (int, error) {
 	if want.Part < 0 || want.Part >= f.layout.PartCount() {
 		return 0, corrupt("part", uint64(want.Part), uint64(f.layout.PartCount()))
 	}
-	n := uint64(f.layout.PartBytes(f.layout.Part(want.Part)))
-	if Encoding(frame[offEncoding]) == Raw && uint64(len(payload)) != n && !mutation.Is(mutation.TrustStoredLength) {
+	n, exact := uint64(f.layout.PartBytes(f.layout.Part(want.Part))), uint64(f.layout.Exact().PartBytes(f.layout.Part(want.Part)))
+	if Encoding(frame[offEncoding]) == f.native && uint64(len(payload)) != n && !mutation.Is(mutation.TrustStoredLength) {
 		return 0, corrupt("payload length", uint64(len(payload)), n)
 	}
-	if d := le.Uint64(frame[offDecoded:]); d != n && !mutation.Is(mutation.TrustStoredLength) {
-		return 0, corrupt("decoded length", d, n)
+	if d := le.Uint64(frame[offDecoded:]); d != exact && !mutation.Is(mutation.TrustStoredLength) {
+		return 0, corrupt("decoded length", d, exact)
 	}
 	if !f.Encodes(Encoding(frame[offEncoding])) {
 		return 0, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(frame[offEncoding])}

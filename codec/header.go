@@ -55,7 +55,13 @@ const (
 	Raw Encoding = 0
 	// Planes stores 16-bit floats without loss in about two thirds of their bytes.
 	Planes Encoding = 1
+	// Int8 is what layouts with block.QuantInt8 store, and only they: the one encoding that loses bits. It is made and undone outside of frames
+	// (Quantiser), where K/V enters and leaves the engine, so that the hot tier holds it too.
+	Int8 Encoding = 2
 )
+
+// Lossless reports whether what is read has the bits that were written.
+func (e Encoding) Lossless() bool { return e == Raw || e == Planes }
 
 func (e Encoding) String() string {
 	switch e {
@@ -63,8 +69,20 @@ func (e Encoding) String() string {
 		return "raw"
 	case Planes:
 		return "planes"
+	case Int8:
+		return "int8"
 	}
 	return fmt.Sprintf("encoding(%d)", uint8(e))
+}
+
+// ParseEncoding is the inverse of String for what a writer may choose.
+func ParseEncoding(name string) (Encoding, error) {
+	for _, e := range []Encoding{Raw, Planes} {
+		if name == e.String() {
+			return e, nil
+		}
+	}
+	return Raw, fmt.Errorf("codec: unknown encoding %q, want raw or planes", name)
 }
 
 // Act is the first bytes of the activation under which a value was computed. Epoch numbers can be given out twice when Redis loses
@@ -91,7 +109,7 @@ func (h *Header) put(frame []byte, f *Format, sum uint64) {
 	le.PutUint32(frame[offMetaLen:], uint32(len(f.meta)))
 	n := uint64(len(frame) - f.payloadOffset)
 	le.PutUint64(frame[offStored:], n)
-	le.PutUint64(frame[offDecoded:], n)
+	le.PutUint64(frame[offDecoded:], uint64(f.layout.Exact().PartBytes(f.layout.Part(h.Part))))
 	copy(frame[offWeights:], h.Identity.Weights[:])
 	copy(frame[offLayout:], h.Identity.Layout[:])
 	copy(frame[offNS:], h.Namespace[:])
@@ -100,7 +118,7 @@ func (h *Header) put(frame []byte, f *Format, sum uint64) {
 	le.PutUint16(frame[offPart:], uint16(h.Part))
 	le.PutUint16(frame[offParts:], uint16(f.layout.PartCount()))
 	le.PutUint32(frame[offTokens:], uint32(f.layout.BlockTokens))
-	frame[offEncoding] = byte(Raw)
+	frame[offEncoding] = byte(f.native)
 	copy(frame[offAct:], h.Act[:])
 	le.PutUint64(frame[offSum:], sum)
 	le.PutUint32(frame[offCRC:], headerCRC(frame[:f.payloadOffset]))
@@ -148,7 +166,7 @@ func envelope(frame []byte) (payloadOffset int, err error) {
 		return 0, &Error{kind: ErrVersion, Field: "must-understand flags", Got: uint64(flags)}
 	}
 	e := Encoding(frame[offEncoding])
-	if e > Planes {
+	if e > Int8 {
 		return 0, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(e)}
 	}
 	stored, decoded := le.Uint64(frame[offStored:]), le.Uint64(frame[offDecoded:])

@@ -22,6 +22,7 @@ type Meta struct {
 	TPRank      int    `msgpack:"tp_rank"`
 	TPSize      int    `msgpack:"tp_size"`
 	Numerics    string `msgpack:"numerics"`
+	Quant       string `msgpack:"quant,omitempty"` // empty for none
 }
 
 // Info is everything that a stored value says of itself.
@@ -52,10 +53,14 @@ func Inspect(frame []byte) (Info, error) {
 }
 
 func metaOf(l block.Layout) Meta {
-	return Meta{
+	m := Meta{
 		DType: l.DType.String(), Order: l.Order.String(), Layers: l.Layers, KVHeads: l.KVHeads, HeadDim: l.HeadDim,
 		BlockTokens: l.BlockTokens, TPRank: l.TPRank, TPSize: l.TPSize, Numerics: l.Numerics,
 	}
+	if l.Quant != block.QuantNone {
+		m.Quant = l.Quant.String()
+	}
+	return m
 }
 
 func encodeMeta(m Meta) ([]byte, error) {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -99,6 +100,19 @@ func TestPlanesRoundTrip(t *testing.T) {
 			rt.Fatal("frame changed on the way")
 		}
 	})
+}
+
+func TestEncodingNames(t *testing.T) {
+	for _, e := range []codec.Encoding{codec.Raw, codec.Planes} {
+		if got, err := codec.ParseEncoding(e.String()); err != nil || got != e {
+			t.Errorf("ParseEncoding(%v) = %v, %v", e, got, err)
+		}
+	}
+	for _, bad := range []string{"", "int8", "zstd"} { // int8 is the layout's, not a writer's choice
+		if _, err := codec.ParseEncoding(bad); err == nil || !strings.Contains(err.Error(), "raw or planes") {
+			t.Errorf("ParseEncoding(%q): %v", bad, err)
+		}
+	}
 }
 
 func TestPlanesShrinkKV(t *testing.T) {

@@ -48,6 +48,9 @@ func newMetrics(c *Coordinator) *metrics {
 	return m
 }
 
+// Collector returns the metrics that GET /metrics serves.
+func (c *Coordinator) Collector() prometheus.Collector { return c.metrics.registry }
+
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("kvtier_coordinator_"+name, help, labels, nil)
 }

@@ -75,10 +75,16 @@ func start(t testing.TB, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return launch(t, path, nil, args...)
+}
+
+// launch is start for another binary, and with variables in its environment.
+func launch(t testing.TB, path string, env []string, args ...string) *process {
+	t.Helper()
 	addr := freeAddr(t)
 	p := &process{t: t, cmd: exec.Command(path, append(args, "--listen", addr)...), url: "http://" + addr, done: make(chan struct{})}
 	p.cmd.Stderr = &p.log
-	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH")} // nothing of the developer's own settings
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...) // nothing of the developer's own settings
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

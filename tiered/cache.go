@@ -77,8 +77,8 @@ func (o Options) validate() error {
 	}
 	if o.Encoding > codec.Planes {
 		errs = append(errs, fmt.Errorf("tiered: unknown %v", o.Encoding))
-	} else if o.Encoding == codec.Planes && o.Layout.DType.Size() != 2 {
-		errs = append(errs, fmt.Errorf("tiered: %v takes 16-bit floats, not %v", o.Encoding, o.Layout.DType))
+	} else if o.Encoding == codec.Planes && (o.Layout.DType.Size() != 2 || o.Layout.Quant != block.QuantNone) {
+		errs = append(errs, fmt.Errorf("tiered: %v takes 16-bit floats that are not quantised, not %v with quantisation %v", o.Encoding, o.Layout.DType, o.Layout.Quant))
 	}
 	return errors.Join(errs...)
 }

@@ -14,7 +14,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/internal/bench"
+	"github.com/kvtier/kvtier/internal/bench/loss"
 )
 
 // benchFlags are shared by the subcommands of bench.
@@ -139,9 +142,16 @@ func (f *benchFlags) hot(ctx context.Context, stderr io.Writer, r *benchReport) 
 }
 
 func (f *benchFlags) codec(ctx context.Context, stderr io.Writer, r *benchReport) (err error) {
-	bar := newProgress(stderr, "codec", bench.CodecSlices(f.local()))
+	bar := newProgress(stderr, "codec", loss.Windows+bench.CodecSlices(f.local()))
 	defer bar.done()
-	r.Codec, err = bench.Codec(ctx, f.local(), bar.step)
+	if r.Codec, err = bench.Codec(ctx, f.local(), bar.step); err != nil {
+		return err
+	}
+	for i, c := range r.Codec {
+		if c.Name == codec.Int8.String() {
+			r.Codec[i].Loss, err = loss.Measure(ctx, block.QuantInt8, bar.step)
+		}
+	}
 	return err
 }
 

@@ -64,7 +64,16 @@ func (r *benchReport) showCodec(w io.Writer) error {
 		t.row(x.Name, fmt.Sprintf("%.3f", x.Ratio), fmt.Sprintf("%.2f", x.EncodeGBps), fmt.Sprintf("%.2f", x.EncodeToMemcpy),
 			fmt.Sprintf("%.2f", x.DecodeGBps), fmt.Sprintf("%.2f", x.DecodeToMemcpy), yesNo(x.Lossless), fmt.Sprintf("%.1f", x.AllocsPerOp))
 	}
-	return t.print(w)
+	if err := t.print(w); err != nil {
+		return err
+	}
+	for _, x := range r.Codec {
+		if l := x.Loss; l != nil {
+			fmt.Fprintf(w, "%s loses: perplexity of %s %.3f instead of %.3f; logits off by %.4f (RMS; at most %.3f) where they spread by %.2f; likeliest token the same at %.1f %% of %d positions\n",
+				x.Name, l.Model, l.Perplexity, l.PerplexityExact, l.LogitRMS, l.LogitMax, l.LogitSpread, 100*l.SameTop, l.Scored)
+		}
+	}
+	return nil
 }
 
 func (r *benchReport) showRemote(w io.Writer) error {
@@ -96,6 +105,8 @@ func remoteName(op string) string {
 		return "get, header and checksum verified"
 	case "put":
 		return "put, sealed with header and checksum"
+	case "put_sealed":
+		return "put of what was sealed before"
 	}
 	return op
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/kvtier/kvtier/models"
 	"github.com/kvtier/kvtier/worker/engine"
 	"github.com/kvtier/kvtier/worker/llama"
+	"github.com/kvtier/kvtier/worker/quant"
 )
 
 // The shipped checkpoints; the second is the better one and is served by default.
@@ -41,6 +43,41 @@ func fileCheckpoints(paths []string, o llama.Options) (all []checkpoint) {
 			identify: func() (block.Identity, bool, error) { return llama.IdentifyNoted(path, o) },
 			recheck:  func() (block.Identity, error) { return llama.Identify(path, o) },
 		})
+	}
+	return all
+}
+
+// quantised are the same checkpoints with K/V cached as q says: engines and identities of another layout.
+func quantised(exact []checkpoint, q block.Quant) (all []checkpoint) {
+	if q == block.QuantNone {
+		return exact
+	}
+	for _, c := range exact {
+		open, identify, recheck := c.open, c.identify, c.recheck
+		c.open = func(ctx context.Context) (engine.Engine, error) {
+			e, err := open(ctx)
+			if err != nil {
+				return nil, err
+			}
+			w, err := quant.Wrap(e, q)
+			if err != nil {
+				return nil, errors.Join(err, e.Close())
+			}
+			return w, nil
+		}
+		if identify != nil {
+			c.identify = func() (block.Identity, bool, error) {
+				id, noted, err := identify()
+				return quant.Identity(id, q), noted, err
+			}
+		}
+		if recheck != nil {
+			c.recheck = func() (block.Identity, error) {
+				id, err := recheck()
+				return quant.Identity(id, q), err
+			}
+		}
+		all = append(all, c)
 	}
 	return all
 }

@@ -1,26 +1,52 @@
 package main
 
 import (
+	"os"
 	"strings"
 
 	"github.com/spf13/pflag"
 )
 
-// fromEnvironment gives every flag that was not on the command line the value of its variable: --hot-bytes is KVTIER_HOT_BYTES. A
-// list is separated by commas. An empty variable counts as unset.
+// fromEnvironment gives every flag that was not on the command line the value of its variable: --hot-bytes is KVTIER_HOT_BYTES. What should
+// not stand in an environment, such as a token, may stand in a file whose name does: KVTIER_TOKEN_FILE. A list is separated by commas. An
+// empty variable counts as unset.
 func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
 	var failed error
 	flags.VisitAll(func(f *pflag.Flag) {
-		name := envName(f.Name)
-		value, ok := lookup(name)
-		if f.Changed || !ok || value == "" || failed != nil {
+		if f.Changed || failed != nil {
 			return
 		}
-		if err := flags.Set(f.Name, value); err != nil {
-			failed = usagef("%s=%q: %w", name, value, err)
+		name := envName(f.Name)
+		value, _ := lookup(name)
+		file, _ := lookup(name + "_FILE")
+		switch {
+		case value != "" && file != "":
+			failed = usagef("%s and %s_FILE are both set: leave one out", name, name)
+		case file != "":
+			failed = fromFile(flags, f.Name, name+"_FILE", file)
+		case value != "":
+			if err := flags.Set(f.Name, value); err != nil {
+				failed = usagef("%s=%q: %w", name, value, err)
+			}
 		}
 	})
 	return failed
+}
+
+// fromFile gives a flag what a file contains. Errors do not repeat it: it may be a secret.
+func fromFile(flags *pflag.FlagSet, flag, variable, file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return usagef("%s: %w", variable, err)
+	}
+	value := strings.TrimSpace(string(b))
+	if value == "" {
+		return usagef("%s: %s is empty", variable, file)
+	}
+	if flags.Set(flag, value) != nil {
+		return usagef("%s: the content of %s does not fit --%s", variable, file, flag)
+	}
+	return nil
 }
 
 func envName(flag string) string {

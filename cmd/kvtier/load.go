@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/coordinator"
 	"github.com/kvtier/kvtier/worker"
 	"github.com/kvtier/kvtier/worker/engine"
@@ -20,6 +21,7 @@ type loader struct {
 	given []checkpoint
 	dir   string // "" for none
 	opts  llama.Options
+	quant block.Quant
 }
 
 // find returns the checkpoint of a name that came over the network. Nothing outside of what the operator named can be reached:
@@ -56,7 +58,7 @@ func (l loader) find(name string) (checkpoint, error) {
 	if err := coordinator.ValidateLabel(c.label); err != nil {
 		return c, fmt.Errorf("%w: %w", worker.ErrCheckpoint, err)
 	}
-	return c, nil
+	return quantised([]checkpoint{c}, l.quant)[0], nil
 }
 
 // load answers POST /v1/weights. A worker on its own swaps. With a coordinator the checkpoint becomes one that this worker can load and

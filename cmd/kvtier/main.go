@@ -65,7 +65,8 @@ func newRoot() *cobra.Command {
 		Long: `kvtier keeps the K/V tensors of hot prompt prefixes in each inference worker's memory and shares colder ones through Redis,
 keyed by a hash of the prompt and by the weights that computed them. A coordinator invalidates entries when weights change.
 
-Every flag can also be set in the environment: --redis is KVTIER_REDIS, --hot-bytes is KVTIER_HOT_BYTES.
+Every flag can also be set in the environment: --redis is KVTIER_REDIS, --hot-bytes is KVTIER_HOT_BYTES. KVTIER_TOKEN_FILE names a file
+with the value of --token, and so for all.
 Exit codes: 0 done, 1 failed, 2 wrong usage or input.`,
 		Example:                    "  kvtier demo\n  kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090",
 		SuggestionsMinimumDistance: 2,
@@ -79,7 +80,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input.`,
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
 	group(root)
-	root.AddCommand(newDemo(), newWorker(), newCoordinator(), newWarmup(), newModel(), newBench(), newCheck(), newChaos(), newHealthcheck(), newVersion())
+	root.AddCommand(newDemo(), newWorker(), newCoordinator(), newWarmup(), newModel(), newBench(), newCheck(), newChaos(), newSecure(), newHealthcheck(),
+		newVersion())
 	return root
 }
 

@@ -43,7 +43,7 @@ func TestModelCommands(t *testing.T) {
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	id, err := identityOf(file, 0)
+	id, err := identityOf(file, 0, block.QuantNone)
 	if err != nil {
 		t.Fatal(err)
 	}

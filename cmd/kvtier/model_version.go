@@ -10,11 +10,12 @@ import (
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/coordinator"
 	"github.com/kvtier/kvtier/worker/llama"
+	"github.com/kvtier/kvtier/worker/quant"
 )
 
 // register makes weights known by what they are: a file's bytes, digests, or words that stand for them.
 func (f *modelFlags) register() *cobra.Command {
-	var file string
+	var file, kvQuant string
 	var blockTokens int
 	var req coordinator.RegisterRequest
 	cmd := f.change("register MODEL", "Make weights known, and active in the same step with --activate", cobra.ExactArgs(1),
@@ -30,7 +31,11 @@ func (f *modelFlags) register() *cobra.Command {
 			case named != 1:
 				return coordinator.Result{}, usagef("weights are named by one of --file, --weights and --declared")
 			case file != "":
-				id, err := identityOf(file, blockTokens)
+				q, err := block.ParseQuant(kvQuant)
+				if err != nil {
+					return coordinator.Result{}, usagef("--kv-quant: %w", err)
+				}
+				id, err := identityOf(file, blockTokens, q)
 				if err != nil {
 					return coordinator.Result{}, usageError{err}
 				}
@@ -44,8 +49,9 @@ func (f *modelFlags) register() *cobra.Command {
 			return c.Add(ctx, a[0], req)
 		})
 	fl := cmd.Flags()
-	fl.StringVar(&file, "file", "", "GGUF `file`: digests are computed from its bytes, as a worker does")
+	fl.StringVar(&file, "file", "", "GGUF `file` or directory of a Hugging Face checkpoint: digests are computed from its bytes, as a worker does")
 	fl.IntVar(&blockTokens, "block-tokens", 0, "with --file: tokens per cached block of the workers (default 16)")
+	fl.StringVar(&kvQuant, "kv-quant", "none", "with --file: how the workers cache K/V, none or int8")
 	fl.StringVar(&req.Weights, "weights", "", "weights `digest`, 64 hex digits")
 	fl.StringVar(&req.Layout, "layout", "", "layout `digest`, 64 hex digits")
 	fl.StringVar(&req.Declared, "declared", "", "`words` for weights whose bytes cannot be read; equal words promise equal weights")
@@ -55,12 +61,12 @@ func (f *modelFlags) register() *cobra.Command {
 	return cmd
 }
 
-func identityOf(file string, blockTokens int) (block.Identity, error) {
+func identityOf(file string, blockTokens int, q block.Quant) (block.Identity, error) {
 	m, err := llama.Open(file, llama.Options{BlockTokens: blockTokens})
 	if err != nil {
 		return block.Identity{}, err
 	}
-	return m.Identity(), m.Close()
+	return quant.Identity(m.Identity(), q), m.Close()
 }
 
 // purge makes entries unreachable: the model's, a version's or a tenant's.

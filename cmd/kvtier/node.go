@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/coordinator"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/redisstore"
@@ -35,6 +36,7 @@ type nodeOptions struct {
 	secret       []byte
 	onExpiry     coordinator.OnExpiry
 	writePolicy  tiered.WritePolicy
+	encoding     codec.Encoding
 	hotBytes     int64
 	spillBytes   int64
 	ttl          time.Duration
@@ -103,7 +105,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 	}
 	n.cache, err = tiered.New(tiered.Options{
 		Layout: first.Layout(), Remote: remote, HotBytes: o.hotBytes, SpillBytes: o.spillBytes, TTL: o.ttl,
-		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, Logger: o.logger,
+		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, Encoding: o.encoding, Logger: o.logger,
 	})
 	if err != nil {
 		return n, usageError{err}

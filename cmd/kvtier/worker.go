@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/coordinator"
 	"github.com/kvtier/kvtier/internal/httpapi"
 	"github.com/kvtier/kvtier/store/redisstore"
@@ -34,6 +36,8 @@ type workerFlags struct {
 	onExpiry         string
 	writePolicy      string
 	blockTokens      int
+	kvQuant          string
+	encoding         string
 	hot, spill       byteSize
 }
 
@@ -49,6 +53,8 @@ their epoch. Without, it stands alone: entries are still told apart by weights, 
 Redis and the coordinator may come and go: requests are answered all the same.`,
 		Example: `  kvtier worker                                          # the shipped model, no Redis
   kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090
+  kvtier worker --redis rediss://cache.example:6380 --encoding planes   # a slow link: fewer bytes, the same bits
+  kvtier worker --redis redis://127.0.0.1:6379 --kv-quant int8          # half the bytes, lossy; shares with its like only
   kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
@@ -56,9 +62,10 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	f.add(cmd, "127.0.0.1:8080")
 	fl := cmd.Flags()
 	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
-	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file` that can be served; repeat for more, the first is loaded (default: the shipped models)")
+	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file`, or directory of a Hugging Face checkpoint, that can be served; repeat for more, the first is loaded (default: the shipped models)")
 	fl.StringVar(&f.checkpointDir, "checkpoint-dir", "", "`directory` whose .gguf files may be loaded while the worker runs: kvtier model load")
 	fl.IntVar(&f.blockTokens, "block-tokens", 0, "tokens per cached block; workers share only at equal size (default 16)")
+	fl.StringVar(&f.kvQuant, "kv-quant", "none", "how K/V is cached: none, or int8: half the bytes, lossy, output is then not token-identical; workers share only at equal settings")
 	fl.StringVar(&f.node.redis, "redis", "", "`URL` of the shared tier: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://")
 	fl.StringVar(&f.node.controlRedis, "control-redis", "", "`URL` of the server with the control records (default: --redis)")
 	fl.StringVar(&f.coordinatorURL, "coordinator", "", "`URL` of the coordinator")
@@ -69,6 +76,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored")
 	fl.DurationVar(&f.node.ttl, "ttl", 6*time.Hour, "how long stored entries live")
 	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
+	fl.StringVar(&f.encoding, "encoding", "raw", "how K/V is stored: raw, or planes: lossless, two thirds of the bytes, used while the measured link is slow enough for it to pay")
 	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
@@ -89,6 +97,13 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	if o.writePolicy, err = tiered.ParseWritePolicy(f.writePolicy); err != nil {
 		return usageError{err}
 	}
+	if o.encoding, err = codec.ParseEncoding(f.encoding); err != nil {
+		return usagef("--encoding: %w", err)
+	}
+	kvQuant, err := block.ParseQuant(f.kvQuant)
+	if err != nil {
+		return usagef("--kv-quant: %w", err)
+	}
 	if f.coordinatorURL != "" {
 		if o.redis == "" && o.controlRedis == "" {
 			return usagef("--coordinator needs --redis or --control-redis: the control records are there")
@@ -108,6 +123,10 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	if len(f.checkpoints) == 0 {
 		o.checkpoints = shippedCheckpoints(lo)
 	}
+	if kvQuant != block.QuantNone && o.encoding != codec.Raw {
+		return usagef("--encoding %v and --kv-quant %v exclude each other: bytes do not get smaller that way", o.encoding, kvQuant)
+	}
+	o.checkpoints = quantised(o.checkpoints, kvQuant)
 
 	n, err := startNode(ctx, o)
 	if err != nil {
@@ -126,13 +145,13 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	}
 	e, label := n.replica.Resident()
 	log.Info("serving", "listen", ln.Addr().String(), "model", o.model, "label", label, "variant", e.Identity().Variant(),
-		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens)
+		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens, "kv_quant", kvQuant)
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
 	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
 		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry,
 		Load: func(ctx context.Context, name string) (worker.Loaded, error) {
-			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo}, o, name)
+			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo, quant: kvQuant}, o, name)
 		},
 	}), drainTimeout)
 }

@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
@@ -19,7 +21,23 @@ type CodecResult struct {
 	// EncodeToMemcpy and DecodeToMemcpy compare with copying the payload once, round by round.
 	EncodeToMemcpy float64 `json:"encode_to_memcpy"`
 	DecodeToMemcpy float64 `json:"decode_to_memcpy"`
-	AllocsPerOp    float64 `json:"allocs_per_op"` // of encode and decode together
+	AllocsPerOp    float64 `json:"allocs_per_op"`  // of encode and decode together
+	Loss           *Loss   `json:"loss,omitempty"` // of what is not lossless; Codec leaves it to the caller
+}
+
+// Loss is what a lossy codec costs a model; package loss measures it. JSON names are stable.
+type Loss struct {
+	Model  string `json:"model"`
+	Prefix int    `json:"prefix_tokens"` // that passed through the codec before each run of scored tokens
+	Scored int    `json:"scored_tokens"` // altogether
+	// PerplexityExact and Perplexity are e to the mean cross-entropy of the text, without and with the codec.
+	PerplexityExact float64 `json:"perplexity_exact"`
+	Perplexity      float64 `json:"perplexity"`
+	// LogitRMS and LogitMax are distances between logits with and without; LogitSpread is the standard deviation of logits, to compare with.
+	LogitRMS    float64 `json:"logit_rms"`
+	LogitMax    float64 `json:"logit_max"`
+	LogitSpread float64 `json:"logit_spread"`
+	SameTop     float64 `json:"same_top"` // part of positions whose likeliest token is the same
 }
 
 // encoding is what the benchmark needs of a codec: frames of blocks, made and read in turn.
@@ -46,11 +64,14 @@ func Codec(ctx context.Context, d time.Duration, step func()) ([]CodecResult, er
 			copy(src[i], src[i%2])
 		}
 	}
-	raw, err := rawEncoding(l, src)
-	if err != nil {
-		return nil, err
+	var encodings []encoding
+	for _, open := range codecs {
+		e, err := open(l, src)
+		if err != nil {
+			return nil, err
+		}
+		encodings = append(encodings, e)
 	}
-	encodings := []encoding{raw}
 
 	dst := make([]byte, l.BlockBytes())
 	at := 0
@@ -95,22 +116,94 @@ func Codec(ctx context.Context, d time.Duration, step func()) ([]CodecResult, er
 	return results, nil
 }
 
+// codecs are all that this build can write.
+var codecs = []func(block.Layout, [][]byte) (encoding, error){rawEncoding, planesEncoding, int8Encoding}
+
+// frames makes a frame for each payload in src, and the header that all of them have.
+func frames(l block.Layout, n int) (*codec.Format, [][]byte, codec.Header, error) {
+	h := codec.Header{Identity: block.Identity{Weights: block.Digest{1}, Layout: l.Digest()}, Epoch: 1}
+	f, err := codec.NewFormat(l)
+	if err != nil {
+		return nil, nil, h, err
+	}
+	all := make([][]byte, n)
+	for i := range all {
+		all[i] = make([]byte, f.FrameBytes(l.Part(0)))
+	}
+	return f, all, h, nil
+}
+
 // rawEncoding is the default: the payload as it is, behind a header, with checksums.
 func rawEncoding(l block.Layout, src [][]byte) (encoding, error) {
-	f, err := codec.NewFormat(l)
+	f, frames, h, err := frames(l, len(src))
 	if err != nil {
 		return encoding{}, err
 	}
-	frames := make([][]byte, len(src))
 	for i, p := range src {
-		frames[i] = make([]byte, f.FrameBytes(l.Part(0)))
 		copy(f.Payload(frames[i]), p)
 	}
-	h := codec.Header{Identity: block.Identity{Weights: block.Digest{1}, Layout: l.Digest()}, Epoch: 1}
 	return encoding{
-		name: "raw", lossless: true,
+		name: codec.Raw.String(), lossless: codec.Raw.Lossless(),
 		encode: func(i int) (int, error) { return len(frames[i]), f.Seal(frames[i], h) },
 		decode: func(i int) error { _, err := f.Open(frames[i], h); return err },
+	}, nil
+}
+
+// planesEncoding is what a writer on a slow link does with a frame that is sealed already, and a reader with what it fetched.
+func planesEncoding(l block.Layout, src [][]byte) (encoding, error) {
+	f, frames, h, err := frames(l, len(src))
+	if err != nil {
+		return encoding{}, err
+	}
+	stored, buf, scratch := make([][]byte, len(src)), make([]byte, f.FrameBytes(l.Part(0))), new(codec.Scratch)
+	for i, p := range src {
+		copy(f.Payload(frames[i]), p)
+		if err := f.Seal(frames[i], h); err != nil {
+			return encoding{}, err
+		}
+	}
+	return encoding{
+		name: codec.Planes.String(), lossless: codec.Planes.Lossless(),
+		encode: func(i int) (int, error) {
+			out, ok := f.Encode(stored[i][:0], frames[i], codec.Planes, scratch)
+			if !ok {
+				return 0, fmt.Errorf("bench: planes do not make K/V smaller")
+			}
+			stored[i] = out
+			return len(out), nil
+		},
+		decode: func(i int) error {
+			n := copy(buf, stored[i]) // it is decoded where it was read to
+			_, _, err := f.OpenAny(buf, n, h, scratch)
+			return err
+		},
+	}, nil
+}
+
+// int8Encoding is what a worker with quantised K/V does on export and import, checksums included.
+func int8Encoding(l block.Layout, src [][]byte) (encoding, error) {
+	l.Quant = block.QuantInt8
+	f, frames, h, err := frames(l, len(src))
+	if err != nil {
+		return encoding{}, err
+	}
+	q, err := codec.NewQuantiser(l)
+	if err != nil {
+		return encoding{}, err
+	}
+	exact := make([]byte, len(src[0]))
+	return encoding{
+		name: codec.Int8.String(), lossless: codec.Int8.Lossless(),
+		encode: func(i int) (int, error) {
+			return len(frames[i]), errors.Join(q.Quantise(f.Payload(frames[i]), src[i], l.Part(0)), f.Seal(frames[i], h))
+		},
+		decode: func(i int) error {
+			payload, err := f.Open(frames[i], h)
+			if err != nil {
+				return err
+			}
+			return q.Dequantise(exact, payload, l.Part(0))
+		},
 	}, nil
 }
 
@@ -118,4 +211,4 @@ func rawEncoding(l block.Layout, src [][]byte) (encoding, error) {
 func CodecSlices(d time.Duration) int { return codecMethods * PlanFor(d, codecMethods).Rounds }
 
 // codecMethods is memcpy, and encode and decode of each codec.
-const codecMethods = 1 + 2*1
+const codecMethods = 1 + 2*3

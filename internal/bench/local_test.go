@@ -40,6 +40,15 @@ func TestCodec(t *testing.T) {
 	if steps != bench.CodecSlices(short) {
 		t.Errorf("%d steps, announced were %d", steps, bench.CodecSlices(short))
 	}
+	if len(r) != 3 {
+		t.Fatalf("%d codecs, want raw, planes and int8: %+v", len(r), r)
+	}
+	if p := r[1]; p.Name != "planes" || !p.Lossless || p.Ratio < 1.4 || p.Loss != nil || p.EncodeGBps <= 0 || p.DecodeGBps <= 0 {
+		t.Errorf("planes: %+v", p)
+	}
+	if q := r[2]; q.Name != "int8" || q.Lossless || q.Ratio < 1.9 || q.EncodeGBps <= 0 || q.DecodeGBps <= 0 {
+		t.Errorf("int8: %+v", q)
+	}
 	if raw := r[0]; raw.Name != "raw" || !raw.Lossless || raw.Ratio > 1 || raw.Ratio < 0.99 || raw.EncodeGBps <= 0 || raw.DecodeGBps <= 0 {
 		t.Errorf("raw: %+v", raw)
 	}

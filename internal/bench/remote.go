@@ -35,8 +35,8 @@ func (o RemoteOptions) withDefaults() RemoteOptions {
 	return o
 }
 
-// methods is how many are measured for each pair of value size and connections: four ways to get, three to put.
-const remoteMethods = 7
+// methods is how many are measured for each pair of value size and connections: four ways to get, four to put.
+const remoteMethods = 8
 
 func (o RemoteOptions) plan() Plan { return PlanFor(o.Duration, remoteMethods) }
 
@@ -49,7 +49,7 @@ func (o RemoteOptions) Slices() int {
 // RemoteRow compares one operation with the raw ceiling: hand-written RESP over the same kind of connections, one or two requests in flight
 // on each, whichever is faster, into reused buffers. Figures are medians of rounds that take turns. JSON names are stable.
 type RemoteRow struct {
-	Op             string  `json:"op"` // get: bytes as stored; get_verified: header and checksum checked; put: sealed, then stored
+	Op             string  `json:"op"` // get: bytes as stored; get_verified: header and checksum checked; put: sealed, then stored; put_sealed: stored only
 	ValueBytes     int     `json:"value_bytes"`
 	Connections    int     `json:"connections"`
 	GBps           float64 `json:"gbps"`
@@ -137,7 +137,7 @@ func (o RemoteOptions) pair(ctx context.Context, server *Server, valueBytes, con
 	for _, x := range []struct {
 		ours Series
 		all  []Series
-	}{{gets[2], gets}, {gets[3], gets}, {puts[2], puts}} {
+	}{{gets[2], gets}, {gets[3], gets}, {puts[2], puts}, {puts[3], puts}} {
 		inFlight, raw := Ceiling(x.all)
 		rate, ceiling, ratio := x.ours.Of(Sample.GBps), raw.Of(Sample.GBps), x.ours.Ratio(raw)
 		rows = append(rows, RemoteRow{

@@ -38,7 +38,7 @@ func TestRemoteMeasuresAndCleansUp(t *testing.T) {
 			t.Errorf("row %+v", x)
 		}
 	}
-	if got, want := strings.Join(ops, " "), "get get_verified put get get_verified put"; got != want {
+	if got, want := strings.Join(ops, " "), "get get_verified put put_sealed get get_verified put put_sealed"; got != want {
 		t.Errorf("operations %q, want %q", got, want)
 	}
 	if r.Probe.Blocks != 2048 || r.Probe.Ms <= 0 || r.Probe.RawMs <= 0 {
@@ -54,8 +54,8 @@ func TestRemoteStoresLargeBlocksInParts(t *testing.T) {
 	o := small()
 	o.ValueBytes, o.Connections, o.DataBytes = []int{6 << 20}, []int{2}, 12<<20
 	r, err := bench.Remote(t.Context(), "redis://"+m.Addr(), o)
-	if err != nil || len(r.Remote) != 3 || r.Remote[0].Parts != 3 {
-		t.Errorf("Remote = %+v, %v; want 3 rows of 3 parts", r.Remote, err)
+	if err != nil || len(r.Remote) != 4 || r.Remote[0].Parts != 3 {
+		t.Errorf("Remote = %+v, %v; want 4 rows of 3 parts", r.Remote, err)
 	}
 }
 

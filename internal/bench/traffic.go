@@ -41,6 +41,7 @@ type Traffic struct {
 	bufs   [][]byte // one batch of destinations
 	frames [][]byte // one batch of values, and two chunks of them at least
 	items  []store.Item
+	ready  []store.Item // of putSealed
 	chunk  int // parts of one put
 	sealed int // where the chunk begins that is sealed already, in turn 0 and chunk; -1: none yet
 	first  int // its first key
@@ -79,9 +80,10 @@ func (t *Traffic) Gets() []Method {
 		{"get", t.get}, {"get_verified", t.getVerified}}
 }
 
-// Puts are the ways to write them: raw, twice as in Gets, and sealed through the store.
+// Puts are the ways to write them: raw, twice as in Gets, sealed through the store, and through the store what was sealed before.
 func (t *Traffic) Puts() []Method {
-	return []Method{{"raw RESP, 1 in flight per connection", t.rawPut(1)}, {"raw RESP, 2 in flight per connection", t.rawPut(2)}, {"put", t.put}}
+	return []Method{{"raw RESP, 1 in flight per connection", t.rawPut(1)}, {"raw RESP, 2 in flight per connection", t.rawPut(2)}, {"put", t.put},
+		{"put_sealed", t.putSealed}}
 }
 
 // Ceiling is the better of the two raw series in the results of Gets or Puts. Neither is better everywhere: two hide the round trip of small
@@ -117,7 +119,7 @@ func newTraffic(conns, valueBytes int, dataBytes int64, prefix string) (*Traffic
 		t.keys = append(t.keys, fmt.Sprintf("%s%d", prefix, i))
 	}
 	t.chunk = max(1, min(t.batch/2, putBytes/f.FrameBytes(l.Part(0))))
-	t.items, t.sealed = make([]store.Item, 2*t.chunk), -1
+	t.items, t.ready, t.sealed = make([]store.Item, 2*t.chunk), make([]store.Item, t.chunk), -1
 	for i := range max(t.batch, 2*t.chunk) {
 		p := l.Part(i % t.parts)
 		if i < t.batch {
@@ -203,6 +205,22 @@ func (t *Traffic) put(ctx context.Context) (Work, error) {
 	t.sealed, t.first = t.chunk-now, first
 	l := t.format.Layout()
 	return Work{Bytes: int64(t.chunk) * int64(l.BlockBytes()) / int64(t.parts), Ops: int64(t.chunk)}, errors.Join(err, sealErr)
+}
+
+// putSealed stores a batch, chunk by chunk, that is sealed already, as the spill queue finds it: a frame is sealed when K/V becomes hot. The
+// headers name other keys; nobody reads them any more.
+func (t *Traffic) putSealed(ctx context.Context) (Work, error) {
+	from := t.take()
+	for at := 0; at < t.batch; at += t.chunk {
+		n := min(t.chunk, t.batch-at)
+		for i := range n {
+			t.ready[i] = store.Item{Key: t.keys[from+at+i], Value: t.frames[at+i]}
+		}
+		if err := t.st.Put(ctx, t.ready[:n], keyTTL); err != nil {
+			return Work{}, err
+		}
+	}
+	return t.work(), nil
 }
 
 // seal completes n frames from the at-th on as values of n keys from the first on.

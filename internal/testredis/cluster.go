@@ -22,6 +22,19 @@ const slots = 16384
 // the test does. It skips or fails the test when there is no container engine.
 func StartCluster(tb testing.TB, masters int) string {
 	tb.Helper()
+	return "redis+cluster://" + strings.Join(startCluster(tb, masters, 0), ",")
+}
+
+// StartReplicatedCluster is StartCluster with a replica for each master, which takes over within seconds. It returns the addresses of masters
+// and then replicas as well. A node ends by SHUTDOWN.
+func StartReplicatedCluster(tb testing.TB, masters int) (url string, nodes []string) {
+	tb.Helper()
+	nodes = startCluster(tb, masters, masters)
+	return "redis+cluster://" + strings.Join(nodes, ","), nodes
+}
+
+func startCluster(tb testing.TB, masters, replicas int) []string {
+	tb.Helper()
 	need(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
@@ -30,13 +43,13 @@ func StartCluster(tb testing.TB, masters int) string {
 	var addrs []string
 	ports := make(network.PortMap)
 	var exposed []string
-	for i := range masters {
+	for i := range masters + replicas {
 		port, err := freePort()
 		if err != nil {
 			tb.Fatalf("testredis: %v", err)
 		}
 		fmt.Fprintf(&script, "%s --save '' --port %s --cluster-enabled yes --cluster-config-file /tmp/%s.conf --cluster-port %d "+
-			"--cluster-announce-ip 127.0.0.1 --protected-mode no & ", serverName(image()), port, port, 17001+i)
+			"--cluster-announce-ip 127.0.0.1 --cluster-node-timeout 2000 --protected-mode no & ", serverName(image()), port, port, 17001+i)
 		addrs = append(addrs, "127.0.0.1:"+port)
 		exposed = append(exposed, port+"/tcp")
 		ports[network.MustParsePort(port+"/tcp")] = []network.PortBinding{{HostPort: port}}
@@ -45,26 +58,29 @@ func StartCluster(tb testing.TB, masters int) string {
 		testcontainers.WithEntrypoint("sh", "-c", script.String()+"wait"),
 		testcontainers.WithExposedPorts(exposed...),
 		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) { h.PortBindings = ports }),
-		testcontainers.WithWaitStrategy(wait.ForLog("Ready to accept connections").WithOccurrence(masters)),
+		testcontainers.WithWaitStrategy(wait.ForLog("Ready to accept connections").WithOccurrence(masters+replicas)),
 		testcontainers.WithLogger(quiet{}))
-	testcontainers.CleanupContainer(tb, ctr)
+	testcontainers.CleanupContainer(tb, ctr, testcontainers.StopTimeout(0)) // the data is gone anyway, and a shell does not pass SIGTERM on
 	if err == nil {
-		err = join(ctx, addrs)
+		err = join(ctx, addrs, masters)
 	}
 	if err != nil {
 		tb.Fatalf("testredis: cluster: %v", err)
 	}
-	return "redis+cluster://" + strings.Join(addrs, ",")
+	return addrs
 }
 
-// join deals out the slots, introduces the nodes to each other, and waits until all of them agree.
-func join(ctx context.Context, addrs []string) error {
+// join deals out the slots to the first nodes, introduces all to each other, makes the rest replicas, and waits until all of them agree.
+func join(ctx context.Context, addrs []string, masters int) error {
 	var clients []*redis.Client
 	for i, addr := range addrs {
 		c := redis.NewClient(&redis.Options{Addr: addr})
 		defer c.Close()
 		clients = append(clients, c)
-		from, to := i*slots/len(addrs), (i+1)*slots/len(addrs)-1
+		if i >= masters {
+			continue
+		}
+		from, to := i*slots/masters, (i+1)*slots/masters-1
 		if err := c.ClusterAddSlotsRange(ctx, from, to).Err(); err != nil {
 			return err
 		}
@@ -87,6 +103,20 @@ func join(ctx context.Context, addrs []string) error {
 				return fmt.Errorf("the nodes do not agree: %w", ctx.Err())
 			}
 			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	for i := masters; i < len(clients); i++ {
+		id, err := clients[i-masters].ClusterMyID(ctx).Result()
+		if err == nil {
+			err = clients[i].ClusterReplicate(ctx, id).Err()
+		}
+		for err == nil && !strings.Contains(clients[i].Info(ctx, "replication").Val(), "master_link_status:up") {
+			if err = ctx.Err(); err == nil {
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("replica %d: %w", i, err)
 		}
 	}
 	return nil

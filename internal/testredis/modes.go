@@ -40,6 +40,20 @@ func StartSentinel(tb testing.TB) (url, primary string) {
 	return "redis+sentinel://127.0.0.1:" + ports[1] + "/master", "127.0.0.1:" + ports[0]
 }
 
+// StartFailover is StartSentinel with a replica that the sentinel promotes within seconds once the primary is gone, as after SHUTDOWN.
+func StartFailover(tb testing.TB) (url, primary, replica string) {
+	tb.Helper()
+	ports := []string{port(tb), port(tb), port(tb)}
+	script := fmt.Sprintf("%[1]s --save '' --port %[2]s --protected-mode no & "+
+		"%[1]s --save '' --port %[3]s --protected-mode no --replicaof 127.0.0.1 %[2]s --repl-diskless-sync-delay 0 & "+
+		"printf 'port %[4]s\\nprotected-mode no\\nsentinel monitor master 127.0.0.1 %[2]s 1\\n"+
+		"sentinel down-after-milliseconds master 1500\\nsentinel failover-timeout master 6000\\n' >/tmp/sentinel.conf && "+
+		"%[1]s /tmp/sentinel.conf --sentinel & wait", serverName(image()), ports[0], ports[1], ports[2])
+	startScript(tb, image(), script, ports, nil,
+		wait.ForAll(wait.ForLog("MASTER <-> REPLICA sync: Finished with success"), wait.ForLog("\\+slave slave").AsRegexp()))
+	return "redis+sentinel://127.0.0.1:" + ports[2] + "/master", "127.0.0.1:" + ports[0], "127.0.0.1:" + ports[1]
+}
+
 // StartTLS runs a server that speaks nothing but TLS, with a certificate made for this test, and returns its address as host:port and
 // what a client needs to trust it.
 func StartTLS(tb testing.TB) (addr string, trust *tls.Config) {
@@ -66,6 +80,21 @@ func StartImage(tb testing.TB, image string, args ...string) (addr string) {
 		script.WriteString(" '" + a + "'")
 	}
 	startScript(tb, image, script.String(), []string{p}, nil, wait.ForLog("Ready to accept connections"))
+	return "127.0.0.1:" + p
+}
+
+// StartSecured runs a server that speaks TLS only and knows nobody but the users of an access list, and returns its address as host:port. files
+// are server.pem, server-key.pem, ca.pem and users.acl. Skips and failures are those of StartImage.
+func StartSecured(tb testing.TB, image string, files map[string][]byte) (addr string) {
+	tb.Helper()
+	p := port(tb)
+	script := "exec " + serverName(image) + " --save '' --port 0 --tls-port " + p + " --tls-cert-file /tmp/server.pem --tls-key-file " +
+		"/tmp/server-key.pem --tls-ca-cert-file /tmp/ca.pem --tls-auth-clients no --aclfile /tmp/users.acl"
+	copies := map[string][]byte{}
+	for name, text := range files {
+		copies["/tmp/"+name] = text
+	}
+	startScript(tb, image, script, []string{p}, copies, wait.ForLog("Ready to accept connections"))
 	return "127.0.0.1:" + p
 }
 
@@ -101,7 +130,7 @@ func startScript(tb testing.TB, image, script string, ports []string, files map[
 		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) { h.PortBindings = bound }),
 		testcontainers.WithWaitStrategy(ready),
 		testcontainers.WithLogger(quiet{}))
-	testcontainers.CleanupContainer(tb, ctr)
+	testcontainers.CleanupContainer(tb, ctr, testcontainers.StopTimeout(0)) // the data is gone anyway, and a shell does not pass SIGTERM on
 	switch {
 	case err == nil:
 	case image != DefaultImage && ctr == nil && !Required():

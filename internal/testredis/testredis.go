@@ -41,7 +41,7 @@ func Start(tb testing.TB, args ...string) *Redis {
 	defer cancel()
 	ctr, err := run(ctx, args)
 	if ctr != nil {
-		testcontainers.CleanupContainer(tb, ctr)
+		testcontainers.CleanupContainer(tb, ctr, testcontainers.StopTimeout(0))
 	}
 	if err != nil {
 		tb.Fatalf("testredis: %v", err)

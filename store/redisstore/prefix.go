@@ -11,7 +11,7 @@ import (
 	"github.com/kvtier/kvtier/store"
 )
 
-// scanCount is how many keys one SCAN looks at, about a tenth of a millisecond of the server's time.
+// scanCount is how many keys one SCAN of a count looks at, some half a millisecond of the server's time.
 const scanCount = 512
 
 // CountPrefix implements store.Prefixed with SCAN on every master. A key that the server moves meanwhile may count twice.

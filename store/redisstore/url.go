@@ -147,3 +147,29 @@ func Redact(raw string) string {
 	}
 	return scheme + name + ":xxxxx" + raw[at:]
 }
+
+// Hosts returns the host names or addresses in a URL, without ports: those that a server's certificate has to be valid for.
+func Hosts(raw string) ([]string, error) {
+	o, err := ParseURL(raw)
+	if err != nil {
+		return nil, err
+	}
+	hosts := make([]string, len(o.Addrs))
+	for i, a := range o.Addrs {
+		host, _, err := net.SplitHostPort(withPort(a, "6379"))
+		if err != nil {
+			return nil, fmt.Errorf("redis URL %q: a socket has no host", Redact(raw))
+		}
+		hosts[i] = host
+	}
+	return hosts, nil
+}
+
+// WithUser returns raw with another user and password.
+func WithUser(raw, user, password string) (string, error) {
+	if _, err := ParseURL(raw); err != nil {
+		return "", err
+	}
+	scheme, rest, _ := strings.Cut(raw, "://")
+	return scheme + "://" + url.UserPassword(user, password).String() + "@" + rest[strings.LastIndexByte(rest, '@')+1:], nil
+}

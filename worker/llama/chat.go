@@ -26,15 +26,22 @@ type chat struct {
 
 const maxTemplateBytes = 1 << 20
 
-func readChat(m gguf.Metadata, v vocabulary, bos, eos int32) (chat, error) {
+// chatTemplate reads the source of a GGUF file's template, empty if it has none.
+func chatTemplate(m gguf.Metadata) (string, error) {
+	source, err := gguf.Get[string](m, "tokenizer.chat_template")
+	if errors.Is(err, gguf.ErrMissing) {
+		return "", nil
+	}
+	return source, err
+}
+
+func newChat(source string, v vocabulary, bos, eos int32) (chat, error) {
 	c := chat{special: map[string]int32{}}
+	c.template.Source = source
+	if n := len(source); n > maxTemplateBytes {
+		return c, fmt.Errorf("the chat template has %d bytes, want at most %d", n, maxTemplateBytes)
+	}
 	var err error
-	if c.template.Source, err = gguf.Get[string](m, "tokenizer.chat_template"); err != nil && !errors.Is(err, gguf.ErrMissing) {
-		return c, err
-	}
-	if n := len(c.template.Source); n > maxTemplateBytes {
-		return c, fmt.Errorf("tokenizer.chat_template has %d bytes, want at most %d", n, maxTemplateBytes)
-	}
 	if bos >= 0 {
 		c.template.BOS = v.pieces[bos]
 	}

@@ -20,6 +20,7 @@ func TestConformance(t *testing.T) {
 		"gqa":             {config: llamatest.Config{Heads: 6, KVHeads: 2, HeadDim: 32}},
 		"mqa":             {config: llamatest.Config{Heads: 4, KVHeads: 1, HeadDim: 80}},
 		"untied q8_0":     {config: llamatest.Config{HeadDim: 32, Type: 8, Untied: true}},
+		"q4_k":            {config: llamatest.Config{Heads: 4, HeadDim: 64, FFN: 256, Layers: 1, Type: 12}},
 		"blocks of 5":     {opts: llama.Options{BlockTokens: 5}},
 		"long blocks":     {config: llamatest.Config{Context: 2048}, opts: llama.Options{BlockTokens: 300}},
 		"several parts":   {config: llamatest.Config{Layers: 33, Heads: 8, KVHeads: 8, HeadDim: 128, Dim: 8, FFN: 8, Context: 100}},

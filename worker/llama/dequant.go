@@ -10,6 +10,13 @@ import (
 
 // dequantize widens src, whole storage blocks of type d, to dst, which has exactly as many elements.
 func dequantize(dst []float32, src []byte, d gguf.DType) {
+	if f := blockFuncs[d]; f != nil {
+		elements, bytes := d.Block()
+		for ; len(dst) >= elements; dst, src = dst[elements:], src[bytes:] {
+			f(dst[:elements], src[:bytes])
+		}
+		return
+	}
 	switch d {
 	case gguf.F32:
 		for i := range dst {
@@ -22,14 +29,6 @@ func dequantize(dst []float32, src []byte, d gguf.DType) {
 	case gguf.BF16:
 		for i := range dst {
 			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
-		}
-	case gguf.Q8_0:
-		const elements, bytes = 32, 34
-		for ; len(dst) >= elements; dst, src = dst[elements:], src[bytes:] {
-			scale := half.ToFloat32(binary.LittleEndian.Uint16(src))
-			for i := range elements {
-				dst[i] = scale * float32(int8(src[2+i]))
-			}
 		}
 	default:
 		panic("llama: dequantize: " + d.String() + " passed the reader")

@@ -32,8 +32,8 @@ func write(t testing.TB, path string, b []byte, at time.Time) {
 
 // The identity without loading is the identity of what is loaded, at any number of threads.
 func TestIdentifyAgreesWithOpen(t *testing.T) {
-	for _, typ := range []uint32{0, 1, 8, 30} {
-		b := llamatest.Random(llamatest.Config{Seed: 3, Type: typ}).Bytes()
+	for _, typ := range []uint32{0, 1, 2, 8, 14, 30} {
+		b := llamatest.Random(llamatest.Config{Seed: 3, Type: typ, Heads: 2, HeadDim: 128, FFN: 256}).Bytes()
 		for _, o := range []llama.Options{{}, {BlockTokens: 32, Threads: 1}} {
 			m, err := llama.OpenReader(bytes.NewReader(b), int64(len(b)), "m", o)
 			if err != nil {

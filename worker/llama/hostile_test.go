@@ -72,8 +72,16 @@ func TestCrookedFiles(t *testing.T) {
 		"huge shape":       {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Shape = []int{1 << 30, 1 << 30} }, "cannot fit"},
 		"empty shape":      {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Shape = []int{0} }, "cannot fit"},
 		"five dimensions":  {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Shape = []int{1, 1, 1, 1, 1} }, "5 dimensions"},
-		"tensor type":      {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Type = 12 }, "Q4_K"},
-		"overlap":          {func(f *llamatest.File) { f.Offset = func(llamatest.Tensor, uint64) uint64 { return 0 } }, "overlap"},
+		"tensor type":      {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Type = 10 }, "Q2_K"},
+		"type of no name":  {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Type = 999 }, "type 999"},
+		"rows of 64 q4_k":  {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Type = 12 }, "no multiple of the 256 that Q4_K"},
+		"rows of 64 q5_k":  {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Type = 13 }, "no multiple of the 256 that Q5_K"},
+		"rows of 64 q6_k":  {func(f *llamatest.File) { f.Tensor("blk.0.ffn_up.weight").Type = 14 }, "no multiple of the 256 that Q6_K"},
+		"rows of 48 q4_0": {func(f *llamatest.File) {
+			x := f.Tensor("blk.0.ffn_up.weight")
+			x.Type, x.Shape = 2, []int{48, 128}
+		}, "no multiple of the 32 that Q4_0"},
+		"overlap": {func(f *llamatest.File) { f.Offset = func(llamatest.Tensor, uint64) uint64 { return 0 } }, "overlap"},
 		"offset": {func(f *llamatest.File) {
 			f.Offset = func(_ llamatest.Tensor, o uint64) uint64 { return o + 1 }
 		}, "alignment"},
@@ -108,11 +116,13 @@ func setType(f *llamatest.File, token int, typ int32) {
 }
 
 func TestTruncated(t *testing.T) {
-	data := llamatest.Random(llamatest.Config{}).Bytes()
-	step := len(data)/200 + 1
-	for n := 0; n < len(data); n += step {
-		if _, err := openBytes(data[:n], llama.Options{}); err == nil {
-			t.Fatalf("the first %d of %d bytes were accepted", n, len(data))
+	for _, typ := range []uint32{0, 2, 12, 14} {
+		data := llamatest.Random(llamatest.Config{Type: typ, Heads: 2, HeadDim: 128, FFN: 256, Layers: 1, Untied: true}).Bytes()
+		step := len(data)/100 + 1
+		for n := 0; n < len(data); n += step {
+			if _, err := openBytes(data[:n], llama.Options{}); err == nil {
+				t.Fatalf("type %d: the first %d of %d bytes were accepted", typ, n, len(data))
+			}
 		}
 	}
 }
@@ -122,7 +132,7 @@ func TestOpenPath(t *testing.T) {
 	if _, err := llama.Open(filepath.Join(dir, "none.gguf"), llama.Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v, want ErrNotExist", err)
 	}
-	if _, err := llama.Open(dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "not a file") {
+	if _, err := llama.Open(dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "config.json") {
 		t.Errorf("directory: %v", err)
 	}
 	path := filepath.Join(dir, "ok.gguf")
@@ -232,6 +242,7 @@ func TestReadError(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	small := llamatest.Random(llamatest.Config{Layers: 1, Heads: 1, KVHeads: 1, HeadDim: 2, FFN: 2, Context: 32})
 	f.Add(small.Bytes())
+	f.Add(llamatest.Random(llamatest.Config{Layers: 1, Heads: 1, KVHeads: 1, HeadDim: 32, FFN: 32, Context: 32, Type: 2}).Bytes())
 	small.Version = 2
 	small.Tensors = nil
 	f.Add(small.Bytes())

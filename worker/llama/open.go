@@ -3,41 +3,41 @@ package llama
 import (
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/kvtier/kvtier/block"
-	"github.com/kvtier/kvtier/worker/llama/internal/gguf"
 	"github.com/kvtier/kvtier/worker/llama/internal/kernel"
 )
 
 // defaultParallelFLOPs is about 20 µs of one core.
 const defaultParallelFLOPs = 1 << 20
 
-// Open loads the model in the GGUF file at path. The file is read once and closed. Errors name the file and what is wrong.
+// Open loads the model at path: a GGUF file, or a Hugging Face checkpoint, which is a directory with config.json, tokenizer.json and
+// .safetensors files, named by itself or by its only .safetensors file. Every file is read once and closed. Errors name the file and what is wrong.
 func Open(path string, opts Options) (*Model, error) {
-	f, err := os.Open(path)
+	src, err := openSource(path)
 	if err != nil {
-		return nil, fmt.Errorf("llama: open model: %w", err)
+		return nil, fmt.Errorf("llama: open model %s: %w", path, err)
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("llama: open model: %w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("llama: open model %s: it is not a file: give the path of a .gguf file", path)
-	}
-	return OpenReader(f, st.Size(), path, opts)
+	defer src.close()
+	return openModel(src, path, opts)
 }
 
-// OpenReader loads the model that r holds in its first size bytes. name stands for it in errors, and for its name if it states
+// OpenReader loads the model whose GGUF file r holds in its first size bytes. name stands for it in errors, and for its name if it states
 // none itself. r is not used after OpenReader returns; it is read by up to Options.Threads goroutines at once.
 func OpenReader(r io.ReaderAt, size int64, name string, opts Options) (*Model, error) {
+	src, err := ggufSource(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("llama: open model %s: %w", name, err)
+	}
+	return openModel(src, name, opts)
+}
+
+func openModel(src *source, name string, opts Options) (*Model, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	m, err := load(r, size, opts)
+	m, err := load(src, opts)
 	if err != nil {
 		return nil, fmt.Errorf("llama: open model %s: %w", name, err)
 	}
@@ -47,16 +47,9 @@ func OpenReader(r io.ReaderAt, size int64, name string, opts Options) (*Model, e
 	return m, nil
 }
 
-func load(r io.ReaderAt, size int64, opts Options) (*Model, error) {
-	f, err := gguf.Parse(r, size)
-	if err != nil {
-		return nil, err
-	}
-	h, err := readHparams(f.Metadata)
-	if err != nil {
-		return nil, err
-	}
-	tok, err := newTokenizer(f.Metadata)
+func load(src *source, opts Options) (*Model, error) {
+	h := src.hparams
+	tok, err := src.tokenizer()
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +61,7 @@ func load(r io.ReaderAt, size int64, opts Options) (*Model, error) {
 	if opts.ContextTokens > h.context {
 		return nil, fmt.Errorf("options ask for a context of %d tokens, but the model was trained for %d", opts.ContextTokens, h.context)
 	}
-	w, sum, err := loadWeights(f, &h, opts.Threads)
+	w, sum, err := loadWeights(src, &h, opts.Threads)
 	if err != nil {
 		return nil, err
 	}

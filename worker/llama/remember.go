@@ -36,12 +36,14 @@ const (
 	settled = 2 * time.Second
 )
 
-// IdentifyNoted is Identify that remembers: beside the file, or in the user's cache directory where that cannot be written. A
+// IdentifyNoted is Identify that remembers: beside the file, or in the user's cache directory where that cannot be written. Only GGUF
+// files have notes: a Hugging Face checkpoint is several files, and all of them are read every time. A
 // note holds only for the same device, inode, size and time of modification, and it is a claim, not a proof: noted says that
 // the identity comes from one. Serve only weights whose digest was computed from the bytes that were loaded (Open does that),
 // and call Identify when there is time: it disproves a false note.
 func IdentifyNoted(path string, opts Options) (id block.Identity, noted bool, err error) {
 	before, ok := stampOf(path)
+	ok = ok && !isCheckpoint(path)
 	if ok {
 		for _, place := range notePlaces(path) {
 			if w, ok := readNote(place, before); ok {
@@ -135,18 +137,10 @@ func layoutOf(path string, opts Options) (block.Layout, error) {
 	if err := opts.validate(); err != nil {
 		return block.Layout{}, err
 	}
-	f, err := os.Open(path)
+	src, err := openSource(path)
 	if err != nil {
 		return block.Layout{}, err
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return block.Layout{}, err
-	}
-	_, h, err := readHeader(f, st.Size())
-	if err != nil {
-		return block.Layout{}, err
-	}
-	return h.layout(opts.BlockTokens), nil
+	defer src.close()
+	return src.hparams.layout(opts.BlockTokens), nil
 }

@@ -38,27 +38,11 @@ const (
 // space stands for " " inside pieces.
 const space = "▁"
 
-func newTokenizer(m gguf.Metadata) (*tokenizer, error) {
+// ggufTokenizer takes vocabulary and flags from a file's metadata.
+func ggufTokenizer(m gguf.Metadata) (*tokenizer, error) {
 	v, err := readVocabulary(m)
 	if err != nil {
 		return nil, err
-	}
-	t := &tokenizer{text: make([]string, len(v.pieces))}
-	for i, p := range v.pieces {
-		switch v.types[i] {
-		case pieceUnknown, pieceControl:
-		case pieceByte:
-			n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(p, "<0x"), ">"), 16, 8)
-			if err != nil {
-				return nil, fmt.Errorf("vocabulary: token %d is a byte, but its piece is %q, want <0x00> to <0xFF>", i, p)
-			}
-			t.text[i] = string([]byte{byte(n)})
-		default:
-			t.text[i] = strings.ReplaceAll(p, space, " ")
-		}
-	}
-	if t.processor, err = sentencepiece.NewProcessor(bytes.NewReader(v.proto())); err != nil {
-		return nil, fmt.Errorf("vocabulary: %w", err)
 	}
 	special := func(key string) int32 {
 		n, e := m.Uint("tokenizer.ggml."+key, len(v.pieces)-1)
@@ -77,12 +61,42 @@ func newTokenizer(m gguf.Metadata) (*tokenizer, error) {
 		err = errors.Join(err, e)
 		return b
 	}
-	t.bos, t.eos = special("bos_token_id"), special("eos_token_id")
-	t.addBOS, t.addSpace = flag("add_bos_token") && t.bos >= 0, flag("add_space_prefix")
-	if err == nil {
-		t.chat, err = readChat(m, v, t.bos, t.eos)
+	t := tokenizer{bos: special("bos_token_id"), eos: special("eos_token_id"), addSpace: flag("add_space_prefix")}
+	t.addBOS = flag("add_bos_token") && t.bos >= 0
+	if err != nil {
+		return nil, err
 	}
-	return t, err
+	if t.chat.template.Source, err = chatTemplate(m); err != nil {
+		return nil, err
+	}
+	return t.with(v)
+}
+
+// with completes a tokenizer, of which special tokens, flags and the source of the chat template are set, by its vocabulary.
+func (t tokenizer) with(v vocabulary) (*tokenizer, error) {
+	if err := v.check(); err != nil {
+		return nil, err
+	}
+	t.text = make([]string, len(v.pieces))
+	for i, p := range v.pieces {
+		switch v.types[i] {
+		case pieceUnknown, pieceControl:
+		case pieceByte:
+			n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimPrefix(p, "<0x"), ">"), 16, 8)
+			if err != nil {
+				return nil, fmt.Errorf("vocabulary: token %d is a byte, but its piece is %q, want <0x00> to <0xFF>", i, p)
+			}
+			t.text[i] = string([]byte{byte(n)})
+		default:
+			t.text[i] = strings.ReplaceAll(p, space, " ")
+		}
+	}
+	var err error
+	if t.processor, err = sentencepiece.NewProcessor(bytes.NewReader(v.proto())); err != nil {
+		return nil, fmt.Errorf("vocabulary: %w", err)
+	}
+	t.chat, err = newChat(t.chat.template.Source, v, t.bos, t.eos)
+	return &t, err
 }
 
 // Encode implements [engine.Tokenizer]. Where the model file asks for a token that begins a text, that token comes first.
@@ -154,30 +168,35 @@ func readVocabulary(m gguf.Metadata) (vocabulary, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return v, err
 	}
+	return v, nil
+}
+
+// check refuses a vocabulary that the library cannot take.
+func (v vocabulary) check() error {
 	n := len(v.pieces)
 	if n == 0 || n > maxVocab || len(v.scores) != n || len(v.types) != n {
-		return v, fmt.Errorf("vocabulary has %d pieces, %d scores and %d types, want as many of each, 1 to %d",
+		return fmt.Errorf("vocabulary has %d pieces, %d scores and %d types, want as many of each, 1 to %d",
 			n, len(v.scores), len(v.types), maxVocab)
 	}
 	unknown := 0
 	for i, t := range v.types {
 		if t < pieceNormal || t > pieceByte {
-			return v, fmt.Errorf("vocabulary: token %d has unknown type %d", i, t)
+			return fmt.Errorf("vocabulary: token %d has unknown type %d", i, t)
 		}
 		if t == pieceUnknown {
 			unknown++
 		}
 		if len(v.pieces[i]) > maxPieceBytes {
-			return v, fmt.Errorf("vocabulary: piece %d has %d bytes, want at most %d", i, len(v.pieces[i]), maxPieceBytes)
+			return fmt.Errorf("vocabulary: piece %d has %d bytes, want at most %d", i, len(v.pieces[i]), maxPieceBytes)
 		}
 		if math.IsNaN(v.scores[i]) {
-			return v, fmt.Errorf("vocabulary: score of token %d is not a number", i)
+			return fmt.Errorf("vocabulary: score of token %d is not a number", i)
 		}
 	}
 	if unknown != 1 {
-		return v, fmt.Errorf("vocabulary has %d unknown tokens, want 1", unknown)
+		return fmt.Errorf("vocabulary has %d unknown tokens, want 1", unknown)
 	}
-	return v, nil
+	return nil
 }
 
 const maxPieceBytes = 1 << 12

@@ -23,7 +23,6 @@ import (
 type Trainer struct {
 	model *Model // of its own: nobody else sees its weights change
 	rate  float32
-	tied  bool
 
 	kv     kvStore
 	hidden []float32 // [tokens][dim] normalised
@@ -42,7 +41,7 @@ func NewTrainer(m *Model, rate float32) (*Trainer, error) {
 	if m.closed.Load() {
 		return nil, fmt.Errorf("llama: train: %w", engine.ErrClosed)
 	}
-	return &Trainer{model: m.copyHead(), rate: rate, tied: m.weights.tied()}, nil
+	return &Trainer{model: m.copyHead(), rate: rate}, nil
 }
 
 // Step computes tokens, and moves the weights so that each becomes more likely after those before it. It returns the mean
@@ -132,10 +131,6 @@ func (t *Trainer) Model() (*Model, error) {
 		return nil, errors.New("llama: train: no step was made: the weights are those of the model before")
 	}
 	m := t.model.copyHead()
-	name := "output.weight"
-	if t.tied {
-		name = "token_embd.weight"
-	}
 	sum := sha256.New()
 	var buf []byte
 	for i := 0; i < len(m.weights.output); i += 4096 {
@@ -150,7 +145,7 @@ func (t *Trainer) Model() (*Model, error) {
 	m.weights.tensors = slices.Clone(m.weights.tensors)
 	for i := range m.weights.tensors {
 		x := &m.weights.tensors[i]
-		if x.name == name {
+		if x.name == m.weights.outputName {
 			x.dtype = "F32"
 			sum.Sum(x.digest[:0])
 		}

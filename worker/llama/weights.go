@@ -11,7 +11,6 @@ import (
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/worker/engine"
-	"github.com/kvtier/kvtier/worker/llama/internal/gguf"
 )
 
 // weights are all tensors of a model as float32. Matrices are [out][in], row-major.
@@ -21,7 +20,8 @@ type weights struct {
 	norm   []float32 // [dim]
 	output []float32 // [vocab][dim]; the same memory as embed if they are tied
 
-	tensors []tensorDigest // what the digest was made from
+	outputName string         // of the tensor that output is
+	tensors    []tensorDigest // what the digest was made from
 }
 
 // tensorDigest is a tensor as it stands in the manifest.
@@ -40,24 +40,26 @@ type layerWeights struct {
 	down     []float32 // [dim][ffn]
 }
 
-// slot is one tensor that the model needs: what shape it must have, and where it goes.
+// slot is one tensor that the model needs, and where it goes.
 type slot struct {
-	tensor gguf.Tensor
+	tensor stored
 	dst    []float32
 }
 
-// loadWeights reads, digests and widens every tensor of f, threads of them at a time. Nothing is allocated before all names
+// loadWeights reads, digests and widens every tensor of src, threads of them at a time. Nothing is allocated before all names
 // and shapes have been checked against the file, which bounds the sum by a small multiple of its size.
-func loadWeights(f *gguf.File, h *hparams, threads int) (*weights, block.Digest, error) {
-	p := newPlan(f)
-	w := &weights{layers: make([]layerWeights, h.layers)}
-	p.want("token_embd.weight", &w.embed, h.dim, h.vocab)
-	p.want("output_norm.weight", &w.norm, h.dim)
-	if tied := !p.has("output.weight"); !tied {
-		p.want("output.weight", &w.output, h.dim, h.vocab)
+func loadWeights(src *source, h *hparams, threads int) (*weights, block.Digest, error) {
+	p := newPlan(src.tensors)
+	w := &weights{layers: make([]layerWeights, h.layers), outputName: src.names.output}
+	p.want(src.names.embed, &w.embed, h.dim, h.vocab)
+	p.want(src.names.norm, &w.norm, h.dim)
+	if tied := !p.has(src.names.output); tied {
+		w.outputName = src.names.embed
+	} else {
+		p.want(src.names.output, &w.output, h.dim, h.vocab)
 	}
 	for i := range w.layers {
-		l, name := &w.layers[i], func(s string) string { return fmt.Sprintf("blk.%d.%s.weight", i, s) }
+		l, name := &w.layers[i], func(s string) string { return src.names.layer(i, s) }
 		p.want(name("attn_norm"), &l.attnNorm, h.dim)
 		p.join(&l.qkv, h.dim, []string{name("attn_q"), name("attn_k"), name("attn_v")}, []int{h.qDim(), h.kvDim(), h.kvDim()})
 		p.want(name("attn_output"), &l.attnOut, h.qDim(), h.dim)
@@ -73,13 +75,21 @@ func loadWeights(f *gguf.File, h *hparams, threads int) (*weights, block.Digest,
 	if w.output == nil {
 		w.output = w.embed
 	}
+	turned := make(map[string]bool)
+	if src.halfTurned {
+		for i := range w.layers {
+			turned[src.names.layer(i, "attn_q")], turned[src.names.layer(i, "attn_k")] = true, true
+		}
+	}
 
 	digests := make([]block.Digest, len(slots))
 	var g errgroup.Group
 	g.SetLimit(threads)
 	for i := range slots {
 		g.Go(func() (err error) {
-			digests[i], err = slots[i].load(f)
+			if digests[i], err = slots[i].load(); err == nil && turned[slots[i].tensor.Name] {
+				interleave(slots[i].dst, h.headDim, h.dim)
+			}
 			return err
 		})
 	}
@@ -96,12 +106,26 @@ func loadWeights(f *gguf.File, h *hparams, threads int) (*weights, block.Digest,
 	return w, sum, err
 }
 
+// interleave brings the rows of each head of a query or key matrix from the order of Hugging Face, where rope turns row i of a head together
+// with row i + headDim/2, into that of GGUF files and of our kernels, where rows that turn together are neighbours. Dot products
+// of a query and a key are the same sums in another order of terms.
+func interleave(w []float32, headDim, in int) {
+	tmp := make([]float32, headDim*in)
+	for ; len(w) >= len(tmp); w = w[len(tmp):] {
+		copy(tmp, w)
+		for i := range headDim / 2 {
+			copy(row(w, 2*i, in), row(tmp, i, in))
+			copy(row(w, 2*i+1, in), row(tmp, i+headDim/2, in))
+		}
+	}
+}
+
 // load streams the tensor through the digest into dst.
-func (s slot) load(f *gguf.File) (block.Digest, error) {
+func (s slot) load() (block.Digest, error) {
 	elements, bytes := s.tensor.DType.Block()
 	const blocksPerChunk = 1 << 15
 	buf := make([]byte, min(int64(blocksPerChunk*bytes), s.tensor.Bytes))
-	r, dst, sum := f.Open(s.tensor), s.dst, sha256.New()
+	r, dst, sum := s.tensor.open(), s.dst, sha256.New()
 	for left := s.tensor.Bytes; left > 0; left -= int64(len(buf)) {
 		buf = buf[:min(int64(len(buf)), left)]
 		if _, err := io.ReadFull(r, buf); err != nil {
@@ -119,7 +143,7 @@ func (s slot) load(f *gguf.File) (block.Digest, error) {
 
 // plan matches the tensors that a model needs with those that a file has.
 type plan struct {
-	byName map[string]gguf.Tensor
+	byName map[string]stored
 	groups []planGroup
 	used   map[string]bool
 	errs   []error
@@ -128,12 +152,12 @@ type plan struct {
 // planGroup is one allocation, filled by consecutive tensors.
 type planGroup struct {
 	dst     *[]float32
-	tensors []gguf.Tensor
+	tensors []stored
 }
 
-func newPlan(f *gguf.File) *plan {
-	p := &plan{byName: make(map[string]gguf.Tensor, len(f.Tensors)), used: make(map[string]bool, len(f.Tensors))}
-	for _, t := range f.Tensors {
+func newPlan(tensors []stored) *plan {
+	p := &plan{byName: make(map[string]stored, len(tensors)), used: make(map[string]bool, len(tensors))}
+	for _, t := range tensors {
 		p.byName[t.Name] = t
 	}
 	return p
@@ -144,7 +168,7 @@ func (p *plan) has(name string) bool { _, ok := p.byName[name]; return ok }
 // want asks for a tensor of a shape, innermost dimension first.
 func (p *plan) want(name string, dst *[]float32, shape ...int) {
 	if t, ok := p.take(name, shape...); ok {
-		p.groups = append(p.groups, planGroup{dst: dst, tensors: []gguf.Tensor{t}})
+		p.groups = append(p.groups, planGroup{dst: dst, tensors: []stored{t}})
 	}
 }
 
@@ -159,7 +183,7 @@ func (p *plan) join(dst *[]float32, in int, names []string, rows []int) {
 	p.groups = append(p.groups, g)
 }
 
-func (p *plan) take(name string, shape ...int) (gguf.Tensor, bool) {
+func (p *plan) take(name string, shape ...int) (stored, bool) {
 	t, ok := p.byName[name]
 	if !ok {
 		p.errs = append(p.errs, fmt.Errorf("tensor %q is missing", name))

@@ -1,15 +1,22 @@
 package enginetest
 
 import (
+	"slices"
 	"testing"
 
+	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/worker/engine"
 )
+
+// exactOnly are the tests that compare bits from before an export with bits from after the import. Engines that cache K/V in a lossy form,
+// which their layout says, are not held to them; package quant has tests of what holds there.
+var exactOnly = []string{"ExportImportDecode", "ImportAfterHole", "ImportAnyPosition", "ImportedBytesComeBack"}
 
 // Run runs the whole suite. open returns a new engine with the same weights every time, with a context of at least
 // MinContextBlocks blocks; it closes the engine with the test. Parts about a power that the engine has not are skipped.
 func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
 	t.Helper()
+	lossy := open(t).Layout().Quant != block.QuantNone
 	for _, c := range []struct {
 		name string
 		run  func(t *testing.T, open func(t *testing.T) engine.Engine)
@@ -31,6 +38,9 @@ func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
 		{"Step", testStep},
 		{"StepRefusals", testStepRefusals},
 	} {
+		if lossy && slices.Contains(exactOnly, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) { c.run(t, open) })
 	}
 }

@@ -24,7 +24,7 @@ type Raw struct {
 // Tensor is one tensor of a file. Shape has the innermost dimension first.
 type Tensor struct {
 	Name  string
-	Type  uint32 // as in GGUF: 0 F32, 1 F16, 8 Q8_0, 30 BF16
+	Type  uint32 // as in GGUF: 0 F32, 1 F16, 2 Q4_0, 8 Q8_0, 12 Q4_K, 30 BF16, and others that Encode knows
 	Shape []int
 	Data  []byte // as stored
 	// Values are the elements that Data stands for.

@@ -160,6 +160,19 @@ func Encode(typ uint32, values []float32) (data []byte, stored []float32) {
 				data, stored[i+j] = append(data, byte(q)), scale*float32(q)
 			}
 		}
+	case 2, 3, 6, 7:
+		width := 4 + int(typ)/6
+		for i := 0; i < len(values); i += 32 {
+			data = append(data, halves(values[i:i+32], stored[i:i+32], width, typ%2 == 1)...)
+		}
+	case 12, 13:
+		for i := 0; i < len(values); i += 256 {
+			data = append(data, superBlock(values[i:i+256], stored[i:i+256], int(typ)-8)...)
+		}
+	case 14:
+		for i := 0; i < len(values); i += 256 {
+			data = append(data, q6K(values[i:i+256], stored[i:i+256])...)
+		}
 	default:
 		panic(fmt.Sprintf("llamatest: encode type %d", typ))
 	}

@@ -37,18 +37,29 @@ const (
 // DType is the element type of a tensor, numbered as in the file.
 type DType uint32
 
-// Element types that can be read.
+// Element types that can be read. How the bytes of a block are laid out stands beside the code that widens them.
 const (
 	F32  DType = 0
 	F16  DType = 1
-	Q8_0 DType = 8 // blocks of 32 int8 behind one binary16 scale
+	Q4_0 DType = 2
+	Q4_1 DType = 3
+	Q5_0 DType = 6
+	Q5_1 DType = 7
+	Q8_0 DType = 8
+	Q4_K DType = 12
+	Q5_K DType = 13
+	Q6_K DType = 14
 	BF16 DType = 30
 )
 
+// Readable lists the element types that can be read, for people.
+const Readable = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K"
+
 // dtypeNames also knows the types that are refused, so that the error can name them.
 var dtypeNames = map[DType]string{
-	F32: "F32", F16: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", Q8_0: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
-	12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", BF16: "BF16",
+	F32: "F32", F16: "F16", Q4_0: "Q4_0", Q4_1: "Q4_1", Q5_0: "Q5_0", Q5_1: "Q5_1", Q8_0: "Q8_0", 9: "Q8_1", 10: "Q2_K",
+	11: "Q3_K", Q4_K: "Q4_K", Q5_K: "Q5_K", Q6_K: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+	20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", BF16: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }
 
 func (d DType) String() string {
@@ -65,8 +76,22 @@ func (d DType) Block() (elements, bytes int) {
 		return 1, 4
 	case F16, BF16:
 		return 1, 2
+	case Q4_0:
+		return 32, 18
+	case Q4_1:
+		return 32, 20
+	case Q5_0:
+		return 32, 22
+	case Q5_1:
+		return 32, 24
 	case Q8_0:
 		return 32, 34
+	case Q4_K:
+		return 256, 144
+	case Q5_K:
+		return 256, 176
+	case Q6_K:
+		return 256, 210
 	}
 	return 0, 0
 }
@@ -185,7 +210,7 @@ func (d *decoder) tensor(i int) Tensor {
 	elements := uint64(1)
 	for j := 0; j < int(dims) && d.err == nil; j++ {
 		n := d.u64()
-		if d.err == nil && (n == 0 || n > math.MaxInt32 || elements > uint64(d.size)/n) { // every type takes a byte or more
+		if d.err == nil && (n == 0 || n > math.MaxInt32 || elements > 2*uint64(d.size)/n) { // every type takes half a byte or more
 			d.fail("tensor %q: dimension %d is %d, which cannot fit a file of %d bytes", t.Name, j, n, d.size)
 			return t
 		}
@@ -200,7 +225,7 @@ func (d *decoder) tensor(i int) Tensor {
 	perBlock, blockBytes := t.DType.Block()
 	switch {
 	case perBlock == 0:
-		d.fail("tensor %q has element type %v, want F32, F16, BF16 or Q8_0: convert the model to one of them", t.Name, t.DType)
+		d.fail("tensor %q has element type %v, want %s: convert the model to one of them", t.Name, t.DType, Readable)
 	case t.Shape[0]%perBlock != 0:
 		d.fail("tensor %q: rows of %d elements are no multiple of the %d that %v stores together", t.Name, t.Shape[0], perBlock, t.DType)
 	case offset > uint64(d.size):

@@ -7,14 +7,17 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 
 	"github.com/tphakala/simd/cpu"
 )
 
 // Tag names the arithmetic that this process uses, like "avx512-3f9c0a51": the instruction set and a digest of what a fixed
 // computation gives. Processes with equal tags share K/V, so the tag must differ wherever rounding does. The name alone
-// would not: another version of the library may accumulate otherwise on the same processor.
-func Tag() string { return isa() + "-" + probe() }
+// would not: another version of the library may accumulate otherwise on the same processor. It is computed once.
+func Tag() string { return tag() }
+
+var tag = sync.OnceValue(func() string { return isa() + "-" + probe() })
 
 func isa() string {
 	switch x := cpu.X86; {

@@ -1,0 +1,160 @@
+package quant_test
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/store/memstore"
+	"github.com/kvtier/kvtier/tiered"
+	"github.com/kvtier/kvtier/worker"
+	"github.com/kvtier/kvtier/worker/engine"
+	"github.com/kvtier/kvtier/worker/engine/enginetest"
+	"github.com/kvtier/kvtier/worker/quant"
+)
+
+func tiny(t *testing.T, seed uint64, q block.Quant) engine.Engine {
+	t.Helper()
+	e, err := quant.Wrap(enginetest.Tiny(t, seed), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestConformance(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T) engine.Engine { return tiny(t, 1, block.QuantInt8) })
+}
+
+func TestIdentityIsAnother(t *testing.T) {
+	exact, int8 := tiny(t, 1, block.QuantNone), tiny(t, 1, block.QuantInt8)
+	a, b := exact.Identity(), int8.Identity()
+	if a.Weights != b.Weights || a.Layout == b.Layout || a.Variant() == b.Variant() {
+		t.Errorf("identities %v and %v: want the same weights and nothing else in common", a, b)
+	}
+	if b.Layout != int8.Layout().Digest() {
+		t.Error("the identity does not name the layout")
+	}
+	if _, ok := exact.(interface{ within() engine.Sequence }); ok || exact.Layout().Quant != block.QuantNone {
+		t.Error("QuantNone wraps the engine")
+	}
+	if _, err := quant.Wrap(int8, block.QuantInt8); err == nil {
+		t.Error("quantised twice")
+	}
+	if _, err := quant.Wrap(exact, 7); err == nil {
+		t.Error("an unknown quantisation is taken")
+	}
+}
+
+func export(t *testing.T, s engine.Sequence, l block.Layout, pos int) (parts [][]byte) {
+	t.Helper()
+	for i := range l.PartCount() {
+		dst := make([]byte, l.PartBytes(l.Part(i)))
+		if err := s.Export(pos, l.Part(i), dst); err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, dst)
+	}
+	return parts
+}
+
+// A block that is imported and exported again, by worker after worker, keeps its bytes.
+func TestErrorsDoNotAddUp(t *testing.T) {
+	e := tiny(t, 2, block.QuantInt8)
+	l := e.Layout()
+	tokens := make([]int32, l.BlockTokens)
+	for i := range tokens {
+		tokens[i] = int32(3 + i*11%200)
+	}
+	s, err := e.NewSequence()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Prefill(t.Context(), tokens); err != nil {
+		t.Fatal(err)
+	}
+	first := export(t, s, l, 0)
+	for range 3 {
+		next, err := e.NewSequence()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer next.Close()
+		for i, p := range first {
+			if err := next.Import(0, l.Part(i), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := next.Skip(l.BlockTokens); err != nil {
+			t.Fatal(err)
+		}
+		if got := export(t, next, l, 0); !slices.EqualFunc(got, first, bytes.Equal) {
+			t.Fatal("a block has other bytes after import and export")
+		}
+	}
+}
+
+func replica(t *testing.T, e engine.Engine, remote *memstore.Store) *worker.Replica {
+	t.Helper()
+	c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := worker.NewReplica(worker.Options{Engine: e, Label: "tiny", Cache: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		c.Close(context.Background())
+	})
+	return r
+}
+
+func complete(t *testing.T, r *worker.Replica) worker.Result {
+	t.Helper()
+	prompt := make([]int32, 70)
+	for i := range prompt {
+		prompt[i] = int32(3 + i*7%200)
+	}
+	res, err := r.Complete(t.Context(), worker.Request{Tokens: prompt, MaxTokens: 12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Cache().Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// Exact and quantised workers of the same weights on one Redis share nothing. Within the quantised fleet output depends on what was reused,
+// not on the tier that it came from, and a worker that reuses nothing computes what an exact one does.
+func TestFleetsShareNothing(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	exact := complete(t, replica(t, tiny(t, 3, block.QuantNone), remote))
+	int8 := replica(t, tiny(t, 3, block.QuantInt8), remote)
+	cold := complete(t, int8)
+	if exact.CachedTokens() != 0 || cold.CachedTokens() != 0 {
+		t.Errorf("%d and %d tokens reused by the first requests: a quantised worker used what an exact one stored", exact.CachedTokens(), cold.CachedTokens())
+	}
+	if !slices.Equal(cold.Tokens, exact.Tokens) {
+		t.Errorf("without reuse %v, exactly %v", cold.Tokens, exact.Tokens)
+	}
+	hot := complete(t, int8)
+	distant := complete(t, replica(t, tiny(t, 3, block.QuantInt8), remote))
+	if hot.HotTokens != 64 || distant.RemoteTokens != 64 {
+		t.Errorf("%d tokens reused from the hot tier and %d from the remote one, want 64 each", hot.HotTokens, distant.RemoteTokens)
+	}
+	if !slices.Equal(hot.Tokens, distant.Tokens) {
+		t.Errorf("output depends on the tier: %v from the hot one, %v from the remote one", hot.Tokens, distant.Tokens)
+	}
+	again := complete(t, replica(t, tiny(t, 3, block.QuantNone), remote))
+	if again.RemoteTokens != 64 || !slices.Equal(again.Tokens, exact.Tokens) {
+		t.Errorf("a second exact worker reused %d tokens, output %v; want 64 and %v", again.RemoteTokens, again.Tokens, exact.Tokens)
+	}
+}
