@@ -8,13 +8,14 @@ PKG      ?= ./...
 FUZZTIME ?= 10s
 BENCH    ?= .
 COUNT    ?= 10
+REQUESTS ?= 40
 # run by version and not a tool in go.mod: its few hundred dependencies would become this module's
 GOLANGCI ?= go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'variables: PKG=./... FUZZTIME=10s BENCH=. COUNT=10 OLD=file'
+	@echo 'variables: PKG=./... FUZZTIME=10s BENCH=. COUNT=10 OLD=file REQUESTS=40'
 
 ##### one check each
 
@@ -97,6 +98,10 @@ cover: ## Test coverage: coverage.out, coverage.html and the total
 bench: ## Benchmarks into bench.out, summed up by benchstat; OLD=file compares with an earlier bench.out
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) -timeout 2h $(PKG) | tee bench.out
 	go tool benchstat $(OLD) bench.out
+
+.PHONY: faults
+faults: ## Break Redis in every way, on a redis-server of its own; writes docs/FAULTS.md (REQUESTS=40)
+	benchmarks/faults.sh $(REQUESTS)
 
 .PHONY: demo
 demo: ## Two workers and a shared tier in one process

@@ -122,6 +122,13 @@ func (b *Breaker) State() BreakerState {
 	return b.state
 }
 
+// Admits reports whether a call made now would reach the store. It changes nothing, and costs less than to prepare a call in vain.
+func (b *Breaker) Admits() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state == BreakerClosed || !time.Now().Before(b.until)
+}
+
 // Unwrap returns the wrapped store.
 func (b *Breaker) Unwrap() Store { return b.inner }
 

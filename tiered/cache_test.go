@@ -157,7 +157,7 @@ func TestAGapEndsTheMatch(t *testing.T) {
 		if n, err := remote.Delete(t.Context(), []string{block.Key(v.Identity.Variant(), v.Epoch, hashes[2], part)}); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
-		expect(t, b, v, 7, 4, 0, 2, tiered.MissCold)
+		expect(t, b, v, 7, 4, 0, 2, []tiered.Reason{tiered.MissCold, tiered.MissIncomplete}[part])
 	}
 }
 
@@ -183,8 +183,8 @@ func TestBadValuesAreMissesAndAreRemoved(t *testing.T) {
 		"flipped bit":          {func(b, _ []byte) []byte { b[len(b)/2] ^= 4; return b }, tiered.MissCorrupt},
 		"truncated":            {func(b, _ []byte) []byte { return b[:len(b)-1] }, tiered.MissCorrupt},
 		"empty":                {func([]byte, []byte) []byte { return nil }, tiered.MissCorrupt},
-		"longer than allowed":  {func(b, _ []byte) []byte { return append(b, make([]byte, 4096)...) }, tiered.MissCorrupt},
-		"value of a neighbour": {func(_, o []byte) []byte { return o }, tiered.MissForeign},
+		"longer than allowed":  {func(b, _ []byte) []byte { return append(b, make([]byte, 4096)...) }, tiered.MissOversize},
+		"value of a neighbour": {func(_, o []byte) []byte { return o }, tiered.MissVariant},
 	} {
 		t.Run(name, func(t *testing.T) {
 			remote := memstore.New(memstore.Options{})
@@ -329,7 +329,7 @@ func TestFaultsAreMisses(t *testing.T) {
 	c := newCache(t, remote, nil)
 	c.SetView(v)
 	for err, want := range map[error]tiered.Reason{
-		errors.New("reset by peer"): tiered.MissFault, store.ErrUnavailable: tiered.MissUnavailable, context.DeadlineExceeded: tiered.MissDeadline,
+		errors.New("reset by peer"): tiered.MissFault, store.ErrUnavailable: tiered.MissBreaker, context.DeadlineExceeded: tiered.MissDeadline,
 	} {
 		remote.fail.Store(&err)
 		expect(t, c, v, 7, 2, 0, 0, want)
@@ -347,7 +347,7 @@ func TestAChangeOfGenerationDropsEverything(t *testing.T) {
 		put(t, c, old, 7, 2)
 		c.SetView(next)
 		expect(t, c, next, 7, 2, 0, 0, tiered.MissUnshared)
-		expect(t, c, old, 7, 2, 0, 0, tiered.MissStale)
+		expect(t, c, old, 7, 2, 0, 0, tiered.MissEpoch)
 		put(t, c, old, 7, 2) // computed before the change, handed in after it
 		c.SetView(old)
 		expect(t, c, old, 7, 2, 0, 0, tiered.MissUnshared)
@@ -375,7 +375,7 @@ func TestAChangeOfGenerationDropsEverything(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				expect(t, c, old, 7, 2, 0, 0, tiered.MissStale)
+				expect(t, c, old, 7, 2, 0, 0, tiered.MissEpoch)
 			}()
 			<-remote.enter
 			c.SetView(next)
@@ -399,7 +399,7 @@ func TestAChangeOfGenerationDropsEverything(t *testing.T) {
 		}
 		c.SetView(next)
 		checkStamp(t, f.Part(0), old.Generation, hashes[0], 0) // pinned: its memory is not reused under the reader
-		if f.Next(t.Context()) || f.Miss() != tiered.MissStale {
+		if f.Next(t.Context()) || f.Miss() != tiered.MissEpoch {
 			t.Errorf("second block was handed out after the change; miss %v", f.Miss())
 		}
 	})

@@ -21,13 +21,14 @@ type Fetch struct {
 	c        *Cache
 	view     View
 	ns       block.Digest
-	want     int
+	hashes   []block.Hash // all that was asked for
 	hot      []*entry
 	fills    []*fill
 	rest     []block.Hash // what the remote tier has behind fills, for which there was no room yet
 	released int          // fills given back since the last were begun
 	why      Reason       // why there is nothing after hot, fills and rest
 	deadline time.Time
+	back     *Back // what is read from the other end
 
 	served int
 	cur    *entry
@@ -48,30 +49,43 @@ func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []blo
 
 // FetchInto is Fetch in memory that is used again: f is the zero Fetch or one that was closed. A walk over hot blocks then allocates nothing.
 func (c *Cache) FetchInto(ctx context.Context, f *Fetch, v View, ns block.Digest, hashes []block.Hash) {
-	*f = Fetch{c: c, view: v, ns: ns, want: len(hashes), hot: f.hot[:0], fills: f.fills[:0]}
-	if len(hashes) == 0 {
-		return
+	if c.begin(f, v, ns, hashes) {
+		f.startFills(ctx, hashes[len(f.hot):])
 	}
-	if now := c.View(); now.Generation != v.Generation || now.Cuts[ns] != v.Cuts[ns] {
-		f.why = MissStale
-		return
+}
+
+// FetchHot is Fetch without the remote tier: the walk is over hot blocks only, and does not wait. Back reads what follows them.
+func (c *Cache) FetchHot(v View, ns block.Digest, hashes []block.Hash) *Fetch {
+	f := &Fetch{hot: make([]*entry, 0, len(hashes))}
+	if c.begin(f, v, ns, hashes) {
+		f.why = MissGate // unless the caller asks for more
+		f.back = &Back{f: f, from: len(f.hot), end: len(f.hot), low: len(f.hot)}
+	}
+	return f
+}
+
+// begin pins the hot blocks at the front, and reports whether the remote tier may have more that is wanted.
+func (c *Cache) begin(f *Fetch, v View, ns block.Digest, hashes []block.Hash) (more bool) {
+	*f = Fetch{c: c, view: v, ns: ns, hashes: hashes, hot: f.hot[:0], fills: f.fills[:0]}
+	if len(hashes) == 0 {
+		return false
+	}
+	now := c.View()
+	if f.why = differs(now, v.Generation, ns, v.Cuts[ns]); f.why != MissNone {
+		return false
 	} else if f.view.Access = min(v.Access, now.Access); f.view.Access == AccessNone {
 		f.why = MissUnshared
-		return
+		return false
 	}
 	remote := c.remote != nil && f.view.Access == AccessShared && !c.closed.Load()
 	f.hot = c.hot.run(f.hot, &f.view.Generation, hashes)
 	if remote && c.opts.WritePolicy != WriteOnEvict {
 		c.offerRun(f.hot)
 	}
-	rest := hashes[len(f.hot):]
-	switch {
-	case len(rest) == 0:
-	case !remote:
+	if len(f.hot) < len(hashes) && !remote {
 		f.why = MissUnshared
-	default:
-		f.startFills(ctx, rest)
 	}
+	return len(f.hot) < len(hashes) && remote
 }
 
 func (f *Fetch) startFills(ctx context.Context, rest []block.Hash) {
@@ -79,7 +93,7 @@ func (f *Fetch) startFills(ctx context.Context, rest []block.Hash) {
 	f.deadline = c.now().Add(c.opts.FetchTimeout)
 	found, why := c.probe(ctx, f.view.Generation, rest)
 	if found < len(rest) {
-		f.why = why
+		f.why = c.whyAbsent(why, rest[found], &f.view.Generation)
 	}
 	f.rest = rest[:found]
 	f.more()
@@ -92,11 +106,11 @@ func (f *Fetch) more() {
 	f.released = 0
 	had := len(f.fills)
 	var mine []*fill
-	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], f.rest, len(f.hot)+had)
+	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], f.rest, len(f.hot)+had, 1)
 	f.rest = f.rest[len(f.fills)-had:]
 	if len(mine) > 0 {
 		c := f.c
-		c.background(func() { c.lead(mine, c.opts.FetchTimeout) })
+		c.background(func() { c.reads.read(c.lead(mine, len(mine))) })
 	}
 }
 
@@ -111,11 +125,29 @@ func (c *Cache) probe(ctx context.Context, g Generation, hashes []block.Hash) (i
 			keys = append(keys, block.Key(variant, g.Epoch, h, p))
 		}
 	}
+	start := c.now()
 	n, err := c.remote.Lead(ctx, keys)
-	if err != nil {
+	switch {
+	case err == nil:
+		c.reads.asked(c.now().Sub(start))
+	case reasonOf(err) == MissDeadline:
+		c.reads.asked(c.now().Sub(start)) // at least
+		return 0, MissDeadline
+	default:
 		return 0, reasonOf(err)
 	}
+	if n < len(keys) && n%parts > 0 {
+		return n / parts, MissIncomplete
+	}
 	return n / parts, MissCold
+}
+
+// whyAbsent refines why a block is not stored by what this worker remembers of it.
+func (c *Cache) whyAbsent(why Reason, hash block.Hash, g *Generation) Reason {
+	if why != MissCold {
+		return why
+	}
+	return c.fates.of(hash, g, c.now())
 }
 
 // Next moves to the next block of the chain and reports whether there is one. It waits for a remote block until it has arrived, ctx ends, or
@@ -145,7 +177,7 @@ func (f *Fetch) Next(ctx context.Context) bool {
 	}
 	// After the wait, not before it: the generation may have ended between the fill's commit and this.
 	if !f.c.allows(&f.view.Generation, f.ns, f.view.Cuts[f.ns], AccessHot) && !mutation.Is(mutation.NoCheckAtHandOver) {
-		return f.end(MissStale)
+		return f.end(f.lost())
 	}
 	f.cur = next
 	f.served++
@@ -154,27 +186,10 @@ func (f *Fetch) Next(ctx context.Context) bool {
 }
 
 func (f *Fetch) wait(ctx context.Context, fl *fill) Reason {
-	select {
-	case <-fl.done:
-		return fl.reason
-	default:
-	}
-	if steps := f.c.opts.Steps; steps != nil {
-		if steps.Wait(fl.done) {
-			return fl.reason
-		}
+	if !f.c.await(ctx, fl.done, f.deadline.Sub(f.c.now())) {
 		return MissDeadline
 	}
-	timer := time.NewTimer(time.Until(f.deadline))
-	defer timer.Stop()
-	select {
-	case <-fl.done:
-		return fl.reason
-	case <-ctx.Done():
-		return MissDeadline
-	case <-timer.C:
-		return MissDeadline
-	}
+	return fl.reason
 }
 
 // Current reports whether the current block may still be used: its generation is the current one and access has not ended since Next. Ask
@@ -192,8 +207,11 @@ func (f *Fetch) Lose() {
 	f.letGo()
 	f.served--
 	f.tiers[f.tier]--
-	f.cutTo(f.served, MissStale)
+	f.cutTo(f.served, f.lost())
 }
+
+// lost says why K/V of the walk's generation may not be used any more.
+func (f *Fetch) lost() Reason { return f.c.lost(&f.view.Generation, f.ns, f.view.Cuts[f.ns]) }
 
 // Part returns the payload of part p of the current block: read-only, valid until the next call of Next or Close.
 func (f *Fetch) Part(p int) []byte { return f.cur.places[p] }
@@ -206,7 +224,10 @@ func (f *Fetch) Blocks(t Tier) int { return f.tiers[t] }
 
 // Miss says why the walk ended before the last block; MissNone if it did not.
 func (f *Fetch) Miss() Reason {
-	if f.served == f.want {
+	switch {
+	case f.back != nil:
+		return f.back.miss()
+	case f.served == len(f.hashes):
 		return MissNone
 	}
 	return f.why
@@ -255,10 +276,30 @@ func (f *Fetch) Close() {
 	f.letGo()
 	f.releaseFrom(f.served)
 	f.closed, f.rest = true, nil
+	if f.back != nil {
+		f.back.stop()
+	}
 	clear(f.hot) // a Fetch that is used again later must not keep blocks alive
 	clear(f.fills)
 	f.c.stats.count(f)
-	if missed := f.want - f.served; missed > 0 {
-		f.c.stats.misses[f.Miss()].Add(int64(missed))
+	switch {
+	case f.back != nil:
+		f.back.countMisses()
+	case f.served < len(f.hashes):
+		f.c.countMisses(f.hashes[f.served:], f.why, &f.view.Generation)
+	}
+	f.hashes = nil
+}
+
+// countMisses counts blocks of a chain that were not served. Behind one that is not stored, each has its own reason.
+func (c *Cache) countMisses(hashes []block.Hash, why Reason, g *Generation) {
+	if !why.Absent() {
+		c.stats.misses[why].Add(int64(len(hashes)))
+		return
+	}
+	c.stats.misses[why].Add(1)
+	now := c.now()
+	for _, h := range hashes[1:] {
+		c.stats.misses[c.fates.of(h, g, now)].Add(1)
 	}
 }

@@ -48,9 +48,10 @@ type flights struct {
 	m  map[flightKey]*fill
 }
 
-// join appends to all a fill for each of hashes, and returns those among them that the caller has to lead. It stops early when the bytes
-// allowed to be under way are used up: waiting for them could wait for a request that waits for us.
-func (c *Cache) join(all []*fill, g Generation, ns block.Digest, cut block.Cut, hashes []block.Hash, depth int) (joined, mine []*fill) {
+// join appends to all a fill for each of hashes, and returns those among them that the caller has to lead. depth is that of the first; step,
+// 1 or -1, is from one to the next. It stops early when the bytes allowed to be under way are used up: waiting for them could wait for a
+// request that waits for us.
+func (c *Cache) join(all []*fill, g Generation, ns block.Digest, cut block.Cut, hashes []block.Hash, depth, step int) (joined, mine []*fill) {
 	c.flights.mu.Lock()
 	defer c.flights.mu.Unlock()
 	size := int64(c.slabs.bytes)
@@ -62,7 +63,7 @@ func (c *Cache) join(all []*fill, g Generation, ns block.Digest, cut block.Cut, 
 				return all, mine
 			}
 			c.stats.filling.Add(size)
-			f = &fill{key: key, depth: depth + i, ns: ns, cut: cut, done: make(chan struct{})}
+			f = &fill{key: key, depth: depth + i*step, ns: ns, cut: cut, done: make(chan struct{})}
 			c.flights.m[key.shared()] = f
 			mine = append(mine, f)
 		}
@@ -110,11 +111,56 @@ func (c *Cache) retire(f *fill) {
 	}
 }
 
-// lead fetches fills, which are consecutive in their chain but for blocks that others fetch, and finishes each of them. It runs under its
-// own deadline: whoever waits may leave at any time.
-func (c *Cache) lead(fills []*fill, timeout time.Duration) {
-	ctx, cancel := context.WithTimeout(c.ctx, timeout)
+// unwanted ends fills that nobody waits for, if that is all of them: what a request has computed meanwhile need not be fetched.
+func (c *Cache) unwanted(fills []*fill) bool {
+	c.flights.mu.Lock()
+	for _, f := range fills {
+		if f.waiters > 0 {
+			c.flights.mu.Unlock()
+			return false
+		}
+	}
+	for _, f := range fills {
+		f.reason = MissGate
+		delete(c.flights.m, f.key.shared())
+		close(f.done)
+	}
+	c.flights.mu.Unlock()
+	for _, f := range fills {
+		c.retire(f)
+	}
+	return true
+}
+
+// lead fetches fills in their order and finishes each of them, asking for group of them at a time: all at once keep the wire full, fewer
+// arrive one by one on a slow one. It runs under its own deadline, whoever waits may leave at any time. It returns how many bytes took how long.
+func (c *Cache) lead(fills []*fill, group int) (bytes int, took time.Duration) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.opts.FetchTimeout)
 	defer cancel()
+	scratch := c.scratches.Get().(*codec.Scratch)
+	defer c.scratches.Put(scratch)
+	start := c.now()
+	for len(fills) > 0 {
+		n := min(group, len(fills))
+		done, got, err := c.read(ctx, fills[:n], scratch)
+		bytes += got
+		if err != nil {
+			if reasonOf(err) == MissDeadline {
+				bytes = max(bytes, c.format.Layout().BlockBytes()) // it would have taken longer still
+			}
+			c.fail(fills[done:], err)
+			break
+		}
+		if fills = fills[n:]; c.unwanted(fills) {
+			break
+		}
+	}
+	return bytes, c.now().Sub(start)
+}
+
+// read fetches fills in one batch and commits them as they arrive. It returns how many arrived, the bytes, and why it stopped; without an
+// error all are finished, those that did not arrive because nobody wants them any more.
+func (c *Cache) read(ctx context.Context, fills []*fill, scratch *codec.Scratch) (at, bytes int, failed error) {
 	parts := c.format.Layout().PartCount()
 	entries := make([]*entry, len(fills))
 	keys := make([]string, 0, len(fills)*parts)
@@ -128,13 +174,11 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 		}
 		bufs = append(bufs, e.frames...)
 	}
-	scratch := c.scratches.Get().(*codec.Scratch)
-	defer c.scratches.Put(scratch)
-	at, got := 0, 0 // block and parts of it that have arrived
-	var failed error
+	got := 0 // parts of the block that is arriving
 	for n, err := range c.remote.Get(ctx, keys, bufs) {
 		e := entries[at]
 		if err == nil {
+			bytes += n
 			e.frames[got], e.places[got], err = c.format.OpenAny(e.frames[got], n, e.header(got), scratch)
 		}
 		if err != nil && mutation.Is(mutation.PublishPartial) {
@@ -149,19 +193,34 @@ func (c *Cache) lead(fills []*fill, timeout time.Duration) {
 		if got++; got == parts {
 			c.commit(fills[at], e)
 			at, got = at+1, 0
+			if at < len(fills) && c.unwanted(fills[at:]) {
+				break
+			}
 		}
 	}
-	if at == len(fills) {
-		return
+	for _, e := range entries[at:] { // not before the loop has ended: until then the store may write into them
+		e.release()
 	}
-	if failed == nil {
-		failed = context.DeadlineExceeded // a store that yields too little is out of contract; treat it as out of time
+	if at < len(fills) && failed == nil {
+		select {
+		case <-fills[at].done:
+		default:
+			failed = context.DeadlineExceeded // a store that yields too little is out of contract; treat it as out of time
+		}
 	}
+	return at, bytes, failed
+}
+
+// fail finishes fills that were not fetched, the first of them because of err.
+func (c *Cache) fail(fills []*fill, err error) {
 	// Before anybody is told: who computes the block anew must not have its fresh value deleted.
-	c.discardBad(fills[at], failed)
-	for i := at; i < len(fills); i++ {
-		entries[i].release()
-		c.finish(fills[i], nil, reasonOf(failed))
+	c.discardBad(fills[0], err)
+	why := reasonOf(err)
+	if why == MissCold {
+		why = MissEvicted // it was there when the store was asked
+	}
+	for _, f := range fills {
+		c.finish(f, nil, why)
 	}
 }
 
@@ -171,7 +230,7 @@ func (c *Cache) commit(f *fill, e *entry) {
 	c.admit(e)
 	if !c.allows(&f.key.gen, f.ns, f.cut, AccessHot) && !mutation.Is(mutation.FlightWithoutGen) && !mutation.Is(mutation.LateInsert) {
 		e.release()
-		c.finish(f, nil, MissStale)
+		c.finish(f, nil, c.lost(&f.key.gen, f.ns, f.cut))
 		return
 	}
 	c.finish(f, e, MissNone)

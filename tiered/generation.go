@@ -55,6 +55,17 @@ func (v View) at(now time.Time) View {
 	return v
 }
 
+// differs says why K/V of g and of a tenant behind cut is not that of v; MissNone if it is.
+func differs(v View, g Generation, ns block.Digest, cut block.Cut) Reason {
+	switch {
+	case v.Generation != g:
+		return MissEpoch
+	case v.Cuts[ns] != cut:
+		return MissTenant
+	}
+	return MissNone
+}
+
 // SetView installs v. If its generation differs from the current one, every hot block and every queued spill of the old
 // generation is dropped before SetView returns, and fills and puts under way for it will be refused. If only cuts differ, the
 // same is true of the blocks of the tenants concerned.
@@ -98,4 +109,12 @@ func (c *Cache) allows(g *Generation, ns block.Digest, cut block.Cut, a Access) 
 		return false
 	}
 	return v.Until.IsZero() || v.at(c.now()).Access >= a
+}
+
+// lost says why allows has said no.
+func (c *Cache) lost(g *Generation, ns block.Digest, cut block.Cut) Reason {
+	if why := differs(c.View(), *g, ns, cut); why != MissNone {
+		return why
+	}
+	return MissUnshared
 }

@@ -46,6 +46,7 @@ func (c *Cache) Put(v View, ns block.Digest, chain []block.Hash, export func(p b
 func (c *Cache) admit(e *entry) {
 	victims, _ := c.hot.insert(e)
 	c.stats.evicted.Add(int64(len(victims)))
+	c.fates.evicted(victims)
 	for _, v := range victims {
 		if c.remote != nil && c.opts.WritePolicy == WriteOnEvict {
 			c.offerEvicted(v)

@@ -64,7 +64,7 @@ func TestRaceGenerationEndsBetweenCommitAndHandOver(t *testing.T) {
 	writer.run()
 	c.SetView(v)
 	c.onWait = func() { c.SetView(shared(generation(1, 2))) } // a purge
-	expect(t, c.Cache, v, 7, 2, 0, 0, tiered.MissStale)
+	expect(t, c.Cache, v, 7, 2, 0, 0, tiered.MissEpoch)
 }
 
 // Race 15: stopped between the check at hand-over and the use, for longer than the lease.
@@ -88,8 +88,8 @@ func TestRacePausedBetweenLeaseCheckAndUse(t *testing.T) {
 	if f.Next(t.Context()) {
 		t.Error("another block follows")
 	}
-	if f.Blocks(tiered.Hot) != 0 || f.Miss() != tiered.MissStale {
-		t.Errorf("%d hot blocks, miss %v; want none, stale", f.Blocks(tiered.Hot), f.Miss())
+	if f.Blocks(tiered.Hot) != 0 || f.Miss() != tiered.MissUnshared {
+		t.Errorf("%d hot blocks, miss %v; want none, unshared", f.Blocks(tiered.Hot), f.Miss())
 	}
 }
 
@@ -119,9 +119,9 @@ func TestRaceEpochNumberGivenOutTwice(t *testing.T) {
 	put(t, a.Cache, first, 7, 2)
 	a.run()
 	b.SetView(second)
-	expect(t, b.Cache, second, 7, 2, 0, 0, tiered.MissForeign)
+	expect(t, b.Cache, second, 7, 2, 0, 0, tiered.MissVariant)
 	a.SetView(second)
-	expect(t, a.Cache, second, 7, 2, 0, 0, tiered.MissCold) // b has deleted the value
+	expect(t, a.Cache, second, 7, 2, 0, 0, tiered.MissEpoch) // b has deleted the value
 }
 
 // Race 3, 6: a hot block is held while its generation ends, it is evicted, and its memory would be wanted for others. Its bytes stay.

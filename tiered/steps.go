@@ -13,6 +13,12 @@ type Steps struct {
 	Wait func(done <-chan struct{}) bool
 }
 
+// ProbeTimeout is how long a request may wait for what the remote tier has.
+func (c *Cache) ProbeTimeout() time.Duration { return c.opts.ProbeTimeout }
+
+// Now is the clock by which the cache measures; callers who add measurements of their own use the same.
+func (c *Cache) Now() time.Time { return c.now() }
+
 func (c *Cache) now() time.Time {
 	if c.opts.Steps != nil {
 		return c.opts.Steps.Now()

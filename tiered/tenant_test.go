@@ -74,7 +74,7 @@ func TestAPurgedTenantIsForgotten(t *testing.T) {
 	after.Cuts = map[block.Digest]block.Cut{block.Namespace(nil, "acme"): {1}}
 	a.SetView(after)
 	b.SetView(after)
-	if underWay.Next(t.Context()) || underWay.Miss() != tiered.MissStale {
+	if underWay.Next(t.Context()) || underWay.Miss() != tiered.MissTenant {
 		t.Errorf("a request under way was served on: %v", underWay.Miss())
 	}
 	putTenant(t, b, before, "acme", 3) // a request that began before the purge

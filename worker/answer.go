@@ -119,7 +119,10 @@ func (a *answer) open(i int) (*choice, error) {
 	}
 	c := &choice{answer: a, index: i, closed: a.replica.schedule.opened()}
 	c.text.stops = a.req.Stop
-	c.s = &session{engine: a.engine, seq: seq, tokens: slices.Clip(a.prompt), compute: c.compute}
+	c.s = &session{
+		engine: a.engine, seq: seq, tokens: slices.Clip(a.prompt), compute: c.compute,
+		gate: a.replica.opts.Gate, prefill: &a.replica.prefill[a.req.Priority],
+	}
 	return c, nil
 }
 

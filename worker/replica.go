@@ -44,6 +44,8 @@ type Options struct {
 	OnExpiry coordinator.OnExpiry
 	// Secret keys the chain hashes; workers that share entries share it. Empty means block.DefaultSecret.
 	Secret []byte
+	// Gate says whether blocks that only the remote tier has are loaded; the zero value decides by measurements.
+	Gate tiered.Gate
 	// MaxSequences bounds the sequences of Serving requests that run at once; more wait for their turn. Default 4. Background requests have half as
 	// many places of their own, at least one.
 	MaxSequences int
@@ -80,7 +82,8 @@ type Replica struct {
 		closed     bool
 		offered    []Checkpoint // beside those that Follow was given
 	}
-	swaps sync.Mutex // one swap at a time
+	swaps   sync.Mutex             // one swap at a time
+	prefill [2]tiered.PrefillMeter // by priority, since Background work waits in between; of engines of one shape: a swap changes no speed
 }
 
 // wholeLatch is more than there can be requests.

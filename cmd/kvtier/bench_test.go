@@ -62,7 +62,7 @@ func TestBenchJSONNames(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil {
 		t.Fatalf("%v\n%s", err, stdout)
 	}
-	if len(doc.Remote) != 3 || len(doc.Codec) == 0 {
+	if len(doc.Remote) != 4 || len(doc.Codec) == 0 {
 		t.Fatalf("%d remote rows, %d codecs", len(doc.Remote), len(doc.Codec))
 	}
 	for what, c := range map[string]struct {

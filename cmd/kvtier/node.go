@@ -36,6 +36,7 @@ type nodeOptions struct {
 	secret        []byte
 	onExpiry      coordinator.OnExpiry
 	writePolicy   tiered.WritePolicy
+	fillLease     bool
 	encoding      codec.Encoding
 	hotBytes      int64
 	spillBytes    int64
@@ -107,7 +108,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 	}
 	n.cache, err = tiered.New(tiered.Options{
 		Layout: first.Layout(), Remote: remote, HotBytes: o.hotBytes, SpillBytes: o.spillBytes, TTL: o.ttl,
-		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, Encoding: o.encoding, Logger: o.logger,
+		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, FillLease: o.fillLease, Encoding: o.encoding, Logger: o.logger,
 	})
 	if err != nil {
 		return n, usageError{err}

@@ -82,6 +82,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.StringVar(&f.encoding, "encoding", "raw", "how K/V is stored: raw, or planes: lossless, two thirds of the bytes, used while the measured link is slow enough for it to pay")
 	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
+	fl.BoolVar(&f.node.fillLease, "fill-lease", true, "claim prefixes that are being computed, so that other workers that miss them at the same time may wait")
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
 	fl.IntVar(&f.node.sequences, "sequences", 4, "sequences that run at once; a request with n choices has n")
 	fl.IntVar(&f.node.queue, "queue", 64, "requests that may wait for their turn; more get 429 and Retry-After")

@@ -21,6 +21,7 @@ type member struct {
 
 	onExpiry                        coordinator.OnExpiry
 	policy                          tiered.WritePolicy
+	gate                            tiered.Gate
 	hotBytes, spillBytes, fillBytes int64
 
 	cache   *tiered.Cache
@@ -56,6 +57,7 @@ func newMember(w *world, name string) *member {
 	m := &member{world: w, name: name}
 	m.onExpiry = []coordinator.OnExpiry{coordinator.Local, coordinator.Strict}[w.rng.IntN(2)]
 	m.policy = []tiered.WritePolicy{tiered.WriteThrough, tiered.WriteOnSecondHit, tiered.WriteOnEvict}[w.rng.IntN(3)]
+	m.gate = []tiered.Gate{tiered.GateAuto, tiered.GateAuto, tiered.GateAlways}[w.rng.IntN(3)]
 	m.hotBytes = int64([]int{4, 18, 40}[w.rng.IntN(3)]) * slab
 	m.spillBytes = int64([]int{3, 12}[w.rng.IntN(2)]) * slab
 	m.fillBytes = int64([]int{3, 40}[w.rng.IntN(2)]) * slab
@@ -79,8 +81,9 @@ func (m *member) start() {
 		n := w.rng.IntN(checkpoints)
 		w.log("%s starts on %s, %s", m.name, label(n), m.onExpiry)
 		m.replica, err = worker.NewReplica(worker.Options{
-			Engine: &oracle{w: m, id: identity(n)}, Label: label(n), Cache: m.cache, Grants: m, OnExpiry: m.onExpiry, MaxSequences: maxNesting + 2,
-			PrefixWait: -1, // all requests are of one goroutine: none may wait for another
+			Engine: &oracle{w: m, id: identity(n)}, Label: label(n), Cache: m.cache, Grants: m, OnExpiry: m.onExpiry, Gate: m.gate,
+			MaxSequences: maxNesting + 2,
+			PrefixWait:   -1, // all requests are of one goroutine: none may wait for another
 		})
 	}
 	if err != nil {

@@ -92,7 +92,7 @@ type sequence struct {
 	req      request
 	grant    coordinator.Grant // under which it computes
 	len      int
-	imported int
+	imported [maxDepth]bool // blocks, in whatever order they came
 	logits   [vocab]float32
 }
 
@@ -114,14 +114,16 @@ func (s *sequence) Import(pos int, _ block.Part, kv []byte) error {
 	if w.world.yield() {
 		w.world.check(iStable, len(kv) == payloadBytes && bytes.Equal(kv, before[:n]), "a block of %s changed while it was read", w.name)
 	}
-	s.imported = pos + layout.BlockTokens
+	s.imported[pos/layout.BlockTokens] = true
 	return nil
 }
 
 // Skip makes the block count. The worker has compared once more since Import.
 func (s *sequence) Skip(n int) error {
-	if s.len+n > s.imported {
-		return fmt.Errorf("stalecheck: skip to %d of %d: %w", s.len+n, s.imported, engine.ErrNotImported)
+	for b := s.len / layout.BlockTokens; b*layout.BlockTokens < s.len+n; b++ {
+		if !s.imported[b] {
+			return fmt.Errorf("stalecheck: skip from %d to %d over block %d: %w", s.len, s.len+n, b, engine.ErrNotImported)
+		}
 	}
 	s.e.w.used(s)
 	s.len += n
