@@ -132,9 +132,9 @@ func (c *Cache) probe(ctx context.Context, g Generation, hashes []block.Hash) (i
 		c.reads.asked(c.now().Sub(start))
 	case reasonOf(err) == MissDeadline:
 		c.reads.asked(c.now().Sub(start)) // at least
-		return 0, MissDeadline
+		return n / parts, MissDeadline
 	default:
-		return 0, reasonOf(err)
+		return n / parts, reasonOf(err) // one node of several may be sick: the chain ends at its first block
 	}
 	if n < len(keys) && n%parts > 0 {
 		return n / parts, MissIncomplete
