@@ -288,7 +288,6 @@ func (f *Fetch) Close() {
 	case f.served < len(f.hashes):
 		f.c.countMisses(f.hashes[f.served:], f.why, &f.view.Generation)
 	}
-	f.hashes = nil
 }
 
 // countMisses counts blocks of a chain that were not served. Behind one that is not stored, each has its own reason.
