@@ -46,6 +46,12 @@ func scene(t testing.TB, end string) string {
 // promptTokens is how many prompt tokens a worker's llama-server says that it has found in its slots, and computed.
 func (p *process) promptTokens() (found, computed int) {
 	p.t.Helper()
+	return int(p.metric(`kvtier_llama_prompt_tokens_total{source="slot"}`)), int(p.metric(`kvtier_llama_prompt_tokens_total{source="computed"}`))
+}
+
+// metric reads one number of /metrics.
+func (p *process) metric(name string) (v float64) {
+	p.t.Helper()
 	resp, err := http.Get(p.url + "/metrics")
 	if err != nil {
 		p.t.Fatal(err)
@@ -56,16 +62,15 @@ func (p *process) promptTokens() (found, computed int) {
 		p.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, `kvtier_llama_prompt_tokens_total{source="slot"} `); ok {
-			_, err = fmt.Sscan(v, &found)
-		} else if v, ok := strings.CutPrefix(line, `kvtier_llama_prompt_tokens_total{source="computed"} `); ok {
-			_, err = fmt.Sscan(v, &computed)
-		}
-		if err != nil {
-			p.t.Fatal(err)
+		if text, ok := strings.CutPrefix(line, name+" "); ok {
+			if _, err := fmt.Sscan(text, &v); err != nil {
+				p.t.Fatal(err)
+			}
+			return v
 		}
 	}
-	return found, computed
+	p.t.Fatalf("/metrics has no %s", name)
+	return 0
 }
 
 // withoutCache asks a llama-server itself.
