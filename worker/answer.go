@@ -121,7 +121,7 @@ func (a *answer) open(i int) (*choice, error) {
 	c.text.stops = a.req.Stop
 	c.s = &session{
 		engine: a.engine, seq: seq, tokens: slices.Clip(a.prompt), compute: c.compute,
-		gate: a.replica.opts.Gate, prefill: &a.replica.prefill,
+		gate: a.replica.opts.Gate, prefill: &a.replica.prefill[a.req.Priority],
 	}
 	return c, nil
 }

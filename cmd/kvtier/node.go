@@ -33,17 +33,20 @@ type nodeOptions struct {
 	controlRedis string              // of control records; "" for the same server
 	coordinator  *coordinator.Client // nil for a worker on its own
 
-	secret       []byte
-	onExpiry     coordinator.OnExpiry
-	writePolicy  tiered.WritePolicy
-	fillLease    bool
-	encoding     codec.Encoding
-	hotBytes     int64
-	spillBytes   int64
-	ttl          time.Duration
-	fetchTimeout time.Duration
-	sequences    int
-	poll, lease  time.Duration // of the control record; 0 for the defaults
+	secret        []byte
+	onExpiry      coordinator.OnExpiry
+	writePolicy   tiered.WritePolicy
+	gate          tiered.Gate
+	fillLease     bool
+	encoding      codec.Encoding
+	hotBytes      int64
+	spillBytes    int64
+	ttl           time.Duration
+	fetchTimeout  time.Duration
+	sequences     int
+	queue         int
+	sequenceBytes int64
+	poll, lease   time.Duration // of the control record; 0 for the defaults
 
 	logger *slog.Logger
 }
@@ -100,7 +103,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 		}
 		n.onClose(func(context.Context) error { return s.Close() })
 		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, OnStateChange: func(from, to store.BreakerState) {
-			o.logger.Warn("breaker changed", "tier", "redis", "from", from, "to", to)
+			o.logger.Warn("breaker changed", "tier", "redis", "from", from.String(), "to", to.String())
 		}})
 		remote = n.breaker
 	}
@@ -120,7 +123,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 
 	options := worker.Options{
 		Engine: first, Label: o.checkpoints[0].label, Cache: n.cache, OnExpiry: o.onExpiry, Secret: o.secret,
-		MaxSequences: o.sequences, Logger: o.logger,
+		Gate: o.gate, MaxSequences: o.sequences, MaxQueue: o.queue, MaxSequenceBytes: o.sequenceBytes, Logger: o.logger,
 	}
 	var rdb redis.UniversalClient
 	if o.coordinator != nil {
