@@ -142,6 +142,20 @@ func TestLlamaServersShareThroughRedis(t *testing.T) {
 			t.Errorf("another tenant: %d cached tokens, llama-server found %d", got.Usage.Details.Cached, after-before)
 		}
 	}
+	// A warm-up on one is a hit on the other, at once: it answers when everything is stored.
+	warm := scene(t, "\nBAPTISTA:\n")[400:]
+	body, _ := json.Marshal(map[string]any{"prompt": warm})
+	resp, err := http.Post(workers[0].url+"/v1/warm", "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		t.Errorf("warm-up: %s %s", resp.Status, b)
+	}
+	if got := workers[1].complete(warm); got.Usage.Details.Remote < 500 {
+		t.Errorf("after a warm-up worker 2 took %d of %d prompt tokens from Redis", got.Usage.Details.Remote, got.Usage.PromptTokens)
+	}
 	for i, w := range workers {
 		if code := w.terminate(); code != 0 {
 			t.Errorf("worker %d ended with exit code %d on SIGTERM\n%s", i+1, code, w.log.String())

@@ -47,7 +47,7 @@ func (s *sequence) Generate(ctx context.Context, tokens []int32, opts engine.Gen
 		slot.stored = min(s.length, len(slot.tokens)) // what was imported is stored
 	}
 	s.tokens = slot.tokens
-	if s.engine.attest(ctx, slot) != nil || slot.reign != s.reign || !s.keep(ctx) {
+	if s.engine.attest(ctx, slot) != nil || slot.reign != s.reign || !s.keep(ctx, opts.MaxTokens == 0) {
 		// What the slot held and nobody has exported stays where it is, until it is worth it.
 		if before < s.held {
 			s.length = before
@@ -139,12 +139,12 @@ func (s *sequence) restore(ctx context.Context, tokens []int32) error {
 }
 
 // keep makes what was computed readable for Export, if that is worth its cost: the server writes the whole sequence, not only what is
-// new. Then Len grows to all of it.
-func (s *sequence) keep(ctx context.Context) (kept bool) {
+// new. Who wants nothing but the K/V gets it at any cost. Then Len grows to all of it.
+func (s *sequence) keep(ctx context.Context, atAnyCost bool) (kept bool) {
 	e, n := s.engine, s.engine.layout.BlockTokens
 	full := len(s.tokens) / n * n
 	fresh := full - s.slot.stored/n*n
-	if s.scope == "" || !e.usable() || fresh < n || fresh < full/e.opts.SaveShare || ctx.Err() != nil {
+	if s.scope == "" || !e.usable() || fresh < n || fresh < full/e.opts.SaveShare && !atAnyCost || ctx.Err() != nil {
 		return false
 	}
 	out, err := e.readSlot(ctx, s.slot.id)
