@@ -149,6 +149,10 @@ sbom: ## dist/kvtier.cdx.json: what is in the binary, as CycloneDX
 	mkdir -p dist
 	go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 app -json -licenses=false -main cmd/kvtier -output dist/kvtier.cdx.json .
 
+.PHONY: bench-llamacpp
+bench-llamacpp: ## A worker beside llama-server against llama-server alone: the table of docs/ENGINES.md (needs Docker)
+	go test -run='^$$' -bench=LlamaServer -benchtime=1x -timeout 30m ./integration
+
 .PHONY: rivals
 rivals: ## kvtier and what one would use instead, on a redis-server of its own; PASTE=1 updates docs/PERFORMANCE.md
 	benchmarks/run.sh
