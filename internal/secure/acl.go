@@ -41,7 +41,7 @@ var rules = map[Role][]string{
 		everybody, cluster, "&kvt1:{ctl}:inv +publish",
 		"+scan", // names only, which is what reclaim goes by
 		"(~kvt1:d:* +strlen +unlink)",
-		"(~kvt1:{ctl}:* +eval +evalsha +multi +exec +get +getrange +set +del +pttl +pexpire +sadd +srem +sscan +lpush +ltrim +lrange +zadd +zrem +zrevrange)",
+		"(~kvt1:{ctl}:* +eval +evalsha +multi +exec +get +getrange +set +del +pttl +pexpire +sadd +srem +sscan +lpush +ltrim +lrange +zadd +zrem +zrevrange +hget +hgetall +hset +hdel)",
 	},
 	Dashboard: {
 		everybody, cluster, "+dbsize +scan +latency|latest +latency|history +slowlog|get +slowlog|len",
