@@ -8,13 +8,14 @@ PKG      ?= ./...
 FUZZTIME ?= 10s
 BENCH    ?= .
 COUNT    ?= 10
+REQUESTS ?= 40
 # run by version and not a tool in go.mod: its few hundred dependencies would become this module's
 GOLANGCI ?= go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'variables: PKG=./... FUZZTIME=10s BENCH=. COUNT=10 OLD=file'
+	@echo 'variables: PKG=./... FUZZTIME=10s BENCH=. COUNT=10 OLD=file REQUESTS=40'
 
 ##### one check each
 
@@ -98,6 +99,10 @@ bench: ## Benchmarks into bench.out, summed up by benchstat; OLD=file compares w
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) -timeout 2h $(PKG) | tee bench.out
 	go tool benchstat $(OLD) bench.out
 
+.PHONY: faults
+faults: ## Break Redis in every way, on a redis-server of its own; writes docs/FAULTS.md (REQUESTS=40)
+	benchmarks/faults.sh $(REQUESTS)
+
 .PHONY: demo
 demo: ## Two workers and a shared tier in one process
 	go run ./cmd/kvtier demo
@@ -111,6 +116,10 @@ images-offline: ## Docker, compose and every image, with or without a registry (
 .PHONY: smoke
 smoke: ## docker compose up, one prefix through both workers, check for a hit, down
 	deploy/smoke.sh
+
+.PHONY: bench-llamacpp
+bench-llamacpp: ## A worker beside llama-server against llama-server alone: the table of docs/ENGINES.md (needs Docker)
+	go test -run='^$$' -bench=LlamaServer -benchtime=1x -timeout 30m ./integration
 
 .PHONY: rivals
 rivals: ## kvtier and what one would use instead, on a redis-server of its own; PASTE=1 updates docs/PERFORMANCE.md

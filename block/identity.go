@@ -102,3 +102,11 @@ func Key(v Variant, e Epoch, h Hash, part int) string {
 	b = strconv.AppendInt(b, int64(part), 10)
 	return string(b)
 }
+
+// LeasePrefix starts the key of every claim on a block that is being computed.
+const LeasePrefix = "kvt1:l:"
+
+// LeaseKey is the name of the claim on a block that is being computed: kvt1:l:<variant>:<epoch>:<hash, base64url>.
+func LeaseKey(v Variant, e Epoch, h Hash) string {
+	return LeasePrefix + v.String() + ":" + strconv.FormatUint(uint64(e), 10) + ":" + base64.RawURLEncoding.EncodeToString(h[:])
+}

@@ -21,3 +21,16 @@ func CheckPut(items []Item, ttl time.Duration) (key string, err error) {
 	}
 	return "", nil
 }
+
+// CheckLease is what every Leaser asks first: it returns ErrInvalid for what no store grants.
+func CheckLease(key, note string, ttl time.Duration) error {
+	switch {
+	case ttl < time.Millisecond || ttl > MaxLease:
+		return fmt.Errorf("%w: lease of %v, want 1ms to %v", ErrInvalid, ttl, MaxLease)
+	case key == "" || len(key) > MaxKeyBytes:
+		return fmt.Errorf("%w: key of %d bytes, want 1 to %d", ErrInvalid, len(key), MaxKeyBytes)
+	case len(note) > MaxKeyBytes:
+		return fmt.Errorf("%w: note of %d bytes, at most %d", ErrInvalid, len(note), MaxKeyBytes)
+	}
+	return nil
+}

@@ -31,6 +31,9 @@ type Options struct {
 	SpillTimeout time.Duration // of one batch of writes; default 5 s
 
 	WritePolicy WritePolicy
+	// FillLease makes requests that miss the same prefix at the same time know of each other; see AwaitFill. Only with WriteThrough, and a Remote
+	// that is store.Leaser.
+	FillLease bool
 	// Steps, if set, takes the place of goroutines and of the clock: for tests that decide what happens when.
 	Steps *Steps
 	// Encoding is how payloads are stored while the measured link is slow enough for it to pay; Raw, the default, never encodes. Every
@@ -97,6 +100,7 @@ type Cache struct {
 	hot     *hot
 	spill   *spillQueue
 	seen    seen // with WriteOnSecondHit
+	leases  leases
 	link    link
 	reads   pathMeter
 	explore explorer
@@ -130,6 +134,7 @@ func New(opts Options) (*Cache, error) {
 	c.slabs = newSlabs(format, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
+	c.leases.store, _ = store.As[store.Leaser](opts.Remote)
 	c.scratches.New = func() any { return new(codec.Scratch) }
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -43,8 +43,8 @@ func (r Reason) String() string {
 	return "unknown"
 }
 
-// absent reports whether the reason is that nothing is stored: each of the blocks behind has its own.
-func (r Reason) absent() bool {
+// Absent reports whether the reason is that nothing is stored: each of the blocks behind has its own.
+func (r Reason) Absent() bool {
 	return r == MissCold || r == MissEvicted || r == MissExpired || r == MissIncomplete || r == MissEpoch
 }
 

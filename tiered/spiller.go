@@ -37,12 +37,14 @@ func (c *Cache) offer(e *entry, before block.Hash) bool {
 // is the front of a chain.
 func (c *Cache) offerRun(run []*entry) {
 	known := c.spill.sharedNow()
-	var before block.Hash
-	for _, e := range run {
+	for i, e := range run {
+		before := e.parent
+		if i > 0 {
+			before = run[i-1].hash // also for blocks that were fetched
+		}
 		if e.share.Load() != known && !c.spill.offer(e, before) {
 			return
 		}
-		before = e.hash
 	}
 }
 

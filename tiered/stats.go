@@ -43,6 +43,9 @@ type Stats struct {
 	Spilled       int64            // blocks stored
 	SpillDropped  map[string]int64 // blocks not stored, by reason
 	SpillSkipped  int64            // blocks not stored because the remote tier had them
+	FillClaims    int64            // claims on blocks that were computed here
+	FillWatched   int64            // claims of others that a request looked out for
+	FillFound     int64            // those among them of which blocks came
 	StoredBytes   int64            // bytes of values stored, as they are on the wire
 	EncodedBytes  int64            // those among them that were encoded
 	BadValues     int64            // values deleted because they failed their checks
@@ -89,6 +92,7 @@ func (c *Cache) Stats() Stats {
 		BlockTokens: c.format.Layout().BlockTokens, HotMaxBytes: c.opts.HotBytes, SpillMaxBytes: c.opts.SpillBytes,
 		Evicted: c.stats.evicted.Load(), Invalidated: c.stats.invalidated.Load(), FillingBytes: c.stats.filling.Load(),
 		Spilled: c.stats.spilled.Load(), SpillSkipped: c.stats.skipped.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(), SlabBytes: c.slabs.held(),
+		FillClaims: c.leases.granted.Load(), FillWatched: c.leases.watched.Load(), FillFound: c.leases.filled.Load(),
 		StoredBytes: c.link.storedBytes.Load(), EncodedBytes: c.link.encodedBytes.Load(),
 	}
 	s.HotBlocks, s.HotBytes = c.hot.size()

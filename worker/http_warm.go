@@ -189,7 +189,7 @@ func (a *api) tokens(w http.ResponseWriter, r *http.Request) {
 			a.fail(w, err)
 			return
 		}
-		tokens, _, err := q.tokens(e, 1)
+		tokens, _, err := q.tokens(r.Context(), e, 1)
 		if err != nil {
 			a.fail(w, err)
 			return

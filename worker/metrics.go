@@ -81,6 +81,7 @@ var (
 	descSpilled     = desc("kvtier_spilled_blocks_total", "Blocks stored in the remote tier.")
 	descSpillDrops  = desc("kvtier_spill_dropped_total", "Blocks given up before they were stored, by reason.", "reason")
 	descSpillSkips  = desc("kvtier_spill_skipped_blocks_total", "Blocks not stored because the remote tier had them.")
+	descFillClaims  = desc("kvtier_fill_claims_total", "Claims on blocks being computed: made here, watched because another worker had them, and watched with success.", "outcome")
 	descFillBytes   = desc("kvtier_fill_bytes", "Bytes being fetched.")
 	descBadValues   = desc("kvtier_integrity_failures_total", "Stored values that failed their checks and were deleted.")
 	descAccess      = desc("kvtier_cache_access", "What the cache may use: 0 nothing, 1 the hot tier, 2 the remote tier too.")
@@ -122,6 +123,9 @@ func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descSpillBytes, float64(s.SpillBytes))
 	counter(descSpilled, s.Spilled)
 	counter(descSpillSkips, s.SpillSkipped)
+	for outcome, n := range map[string]int64{"made": s.FillClaims, "watched": s.FillWatched, "found": s.FillFound} {
+		counter(descFillClaims, n, outcome)
+	}
 	for reason, n := range s.SpillDropped {
 		counter(descSpillDrops, n, reason)
 	}

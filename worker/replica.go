@@ -82,8 +82,8 @@ type Replica struct {
 		closed     bool
 		offered    []Checkpoint // beside those that Follow was given
 	}
-	swaps   sync.Mutex          // one swap at a time
-	prefill tiered.PrefillMeter // of engines of one shape: a swap changes no speed
+	swaps   sync.Mutex             // one swap at a time
+	prefill [2]tiered.PrefillMeter // by priority, since Background work waits in between; of engines of one shape: a swap changes no speed
 }
 
 // wholeLatch is more than there can be requests.

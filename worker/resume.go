@@ -2,18 +2,21 @@ package worker
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker/engine"
 )
 
-// resume lets an engine that keeps K/V of ended sequences go on from one that began with this prompt.
-func (s *session) resume(ctx context.Context, noCache bool) error {
+// resume lets an engine that keeps K/V of ended sequences go on from one that began with this prompt, and reports whether it can use
+// K/V from the cache.
+func (s *session) resume(ctx context.Context, noCache bool) (usable bool, err error) {
 	r, ok := s.seq.(engine.Resumer)
 	if !ok {
-		return nil
+		return true, nil
 	}
 	stored, err := r.Resume(ctx, s.tokens, func() string {
 		if noCache {
@@ -22,10 +25,23 @@ func (s *session) resume(ctx context.Context, noCache bool) error {
 		return s.scope()
 	})
 	if err != nil {
-		return fmt.Errorf("worker: %w", err)
+		return false, fmt.Errorf("worker: %w", err)
 	}
-	s.kept = stored / s.engine.Layout().BlockTokens
-	return nil
+	s.kept = max(0, stored) / s.engine.Layout().BlockTokens
+	return stored >= 0, nil
+}
+
+// resumeAlone begins a sequence of its own, which shares K/V with no other, for those who move K/V by hand.
+func resumeAlone(ctx context.Context, seq engine.Sequence, tokens []int32) error {
+	r, ok := seq.(engine.Resumer)
+	if !ok {
+		return nil
+	}
+	stored, err := r.Resume(ctx, tokens, rand.Text)
+	if err == nil && stored < 0 {
+		err = errors.New("the engine cannot exchange K/V at the moment: /readyz says why")
+	}
+	return err
 }
 
 // scope names what an engine's own K/V may be used together, as the cache would decide it for a block at this moment: the chain's root

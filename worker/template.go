@@ -52,6 +52,14 @@ func newChatTemplate(t engine.ChatTemplate) *chatTemplate {
 	return c
 }
 
+// CheckTemplate returns an ErrTemplate for a chat template that cannot be used.
+func CheckTemplate(source string) error {
+	if source == "" {
+		return fmt.Errorf("%w: it is empty", ErrTemplate)
+	}
+	return newChatTemplate(engine.ChatTemplate{Source: source}).err
+}
+
 // render returns the prompt, and whether it has the texts of special tokens in it.
 func (c *chatTemplate) render(messages []message) (prompt string, markup bool, err error) {
 	if c.err != nil {

@@ -66,6 +66,7 @@ look at the ranges, trust ratios more than rates, and run the client where your 
 			"  kvtier bench remote --redis redis://127.0.0.1:6379\n  kvtier bench remote --redis unix:///run/redis.sock --value-bytes 2MiB,32MiB --connections 1,2,4", f.remote)),
 		f.withRemote(f.command("all", "All of these; without --redis, those that need none", "  kvtier bench all --redis redis://127.0.0.1:6379 --json > bench.json", f.all)),
 		f.newAdvise(),
+		newBenchFaults(f),
 	)
 	return cmd
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,16 +34,20 @@ type nodeOptions struct {
 	controlRedis string              // of control records; "" for the same server
 	coordinator  *coordinator.Client // nil for a worker on its own
 
-	secret       []byte
-	onExpiry     coordinator.OnExpiry
-	writePolicy  tiered.WritePolicy
-	encoding     codec.Encoding
-	hotBytes     int64
-	spillBytes   int64
-	ttl          time.Duration
-	fetchTimeout time.Duration
-	sequences    int
-	poll, lease  time.Duration // of the control record; 0 for the defaults
+	secret        []byte
+	onExpiry      coordinator.OnExpiry
+	writePolicy   tiered.WritePolicy
+	gate          tiered.Gate
+	fillLease     bool
+	encoding      codec.Encoding
+	hotBytes      int64
+	spillBytes    int64
+	ttl           time.Duration
+	fetchTimeout  time.Duration
+	sequences     int
+	queue         int
+	sequenceBytes int64
+	poll, lease   time.Duration // of the control record; 0 for the defaults
 
 	logger *slog.Logger
 }
@@ -62,6 +67,7 @@ type checkpoint struct {
 type node struct {
 	replica *worker.Replica
 	cache   *tiered.Cache
+	redis   *redisstore.Store // nil without one
 	breaker *store.Breaker
 	watch   *coordinator.Watch
 
@@ -98,14 +104,15 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 			return n, usageError{err}
 		}
 		n.onClose(func(context.Context) error { return s.Close() })
+		n.redis = s
 		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, OnStateChange: func(from, to store.BreakerState) {
-			o.logger.Warn("breaker changed", "tier", "redis", "from", from, "to", to)
+			o.logger.Warn("breaker changed", "tier", "redis", "from", from.String(), "to", to.String())
 		}})
 		remote = n.breaker
 	}
 	n.cache, err = tiered.New(tiered.Options{
 		Layout: first.Layout(), Remote: remote, HotBytes: o.hotBytes, SpillBytes: o.spillBytes, TTL: o.ttl,
-		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, Encoding: o.encoding, Logger: o.logger,
+		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, FillLease: o.fillLease, Encoding: o.encoding, Logger: o.logger,
 	})
 	if err != nil {
 		return n, usageError{err}
@@ -119,7 +126,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 
 	options := worker.Options{
 		Engine: first, Label: o.checkpoints[0].label, Cache: n.cache, OnExpiry: o.onExpiry, Secret: o.secret,
-		MaxSequences: o.sequences, Logger: o.logger,
+		Gate: o.gate, MaxSequences: o.sequences, MaxQueue: o.queue, MaxSequenceBytes: o.sequenceBytes, Logger: o.logger,
 	}
 	var rdb redis.UniversalClient
 	if o.coordinator != nil {
@@ -183,7 +190,10 @@ func (o nodeOptions) identify(ctx context.Context) (first engine.Engine, all []w
 		}
 		e, err := c.open(ctx)
 		if err != nil {
-			return nil, nil, errors.Join(usageError{err}, closeEngine(first))
+			if !errors.Is(err, engine.ErrUnavailable) {
+				err = usageError{err}
+			}
+			return nil, nil, errors.Join(err, closeEngine(first))
 		}
 		if i == 0 {
 			first = e
@@ -295,15 +305,30 @@ func (n *node) info(o nodeOptions) coordinator.Info {
 	return info
 }
 
+// sickNodes are the nodes of a cluster whose breakers are not closed.
+func (n *node) sickNodes() []redisstore.NodeState {
+	if n.redis == nil {
+		return nil
+	}
+	return slices.DeleteFunc(n.redis.NodeStates(), func(s redisstore.NodeState) bool { return s.State == store.BreakerClosed })
+}
+
 // degraded says what is not as it should be, although requests are answered.
 func (n *node) degraded() (why []string) {
+	e, _ := n.replica.Resident()
+	if d, ok := e.(degraded); ok && d.Degraded() != "" {
+		why = append(why, d.Degraded())
+	}
 	if n.breaker != nil && n.breaker.State() != store.BreakerClosed {
 		why = append(why, "redis: unavailable, breaker "+n.breaker.State().String())
+	}
+	for _, node := range n.sickNodes() {
+		why = append(why, fmt.Sprintf("redis: node %s unavailable, breaker %v", node.Node, node.State))
 	}
 	if n.watch != nil {
 		if v := n.watch.View(); v.State != coordinator.Leased {
 			why = append(why, "control record: "+string(v.State))
-		} else if e, _ := n.replica.Resident(); n.cache.View().Access == tiered.AccessNone {
+		} else if n.cache.View().Access == tiered.AccessNone {
 			why = append(why, fmt.Sprintf("variant %v is not active: nothing is cached", e.Identity().Variant()))
 		}
 	}

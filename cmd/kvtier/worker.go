@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -22,11 +21,12 @@ import (
 	"github.com/kvtier/kvtier/worker/llama"
 )
 
-// drainTimeout is how long a worker that was told to stop may take to end requests and to store what is queued.
+// drainTimeout is how long a worker that was told to stop may take to end requests, and then to store what is queued, unless it is told otherwise.
 const drainTimeout = 10 * time.Second
 
 type workerFlags struct {
 	listenFlags
+	engineFlags
 	node             nodeOptions
 	checkpoints      []string
 	checkpointDir    string
@@ -35,10 +35,14 @@ type workerFlags struct {
 	secret           string
 	onExpiry         string
 	writePolicy      string
+	gate             string
 	blockTokens      int
 	kvQuant          string
 	encoding         string
 	hot, spill       byteSize
+	sequenceBytes    byteSize
+	chatTemplate     string
+	drain            time.Duration
 }
 
 func newWorker() *cobra.Command {
@@ -46,7 +50,7 @@ func newWorker() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "worker",
 		Short: "Serve completions, with K/V shared through Redis",
-		Long: `worker loads a model and answers POST /v1/completions. K/V of prompt prefixes is kept in memory and, with --redis, shared with other workers.
+		Long: `worker loads a model and answers POST /v1/completions and /v1/chat/completions as OpenAI's API does (docs/API.md, /openapi.yaml). K/V of prompt prefixes is kept in memory and, with --redis, shared with other workers.
 
 With --coordinator it registers its checkpoints, serves whichever the coordinator activates, and shares entries only under a lease on
 their epoch. Without, it stands alone: entries are still told apart by weights, but nothing can be purged.
@@ -55,11 +59,13 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
   kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090
   kvtier worker --redis rediss://cache.example:6380 --encoding planes   # a slow link: fewer bytes, the same bits
   kvtier worker --redis redis://127.0.0.1:6379 --kv-quant int8          # half the bytes, lossy; shares with its like only
-  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379`,
+  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379
+  kvtier worker --engine llamacpp --llama-url http://127.0.0.1:8000 --slots-dir /dev/shm/slots --checkpoint mine.gguf --redis redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
 	}
-	f.add(cmd, "127.0.0.1:8080")
+	f.listenFlags.add(cmd, "127.0.0.1:8080")
+	f.engineFlags.add(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
 	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file`, or directory of a Hugging Face checkpoint, that can be served; repeat for more, the first is loaded (default: the shipped models)")
@@ -76,11 +82,17 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored")
 	fl.DurationVar(&f.node.ttl, "ttl", 6*time.Hour, "how long stored entries live")
 	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
+	fl.StringVar(&f.gate, "gate", "auto", "blocks that only Redis has: auto (load or compute, whichever is measured to be faster, or both), always (load) or never")
 	fl.StringVar(&f.encoding, "encoding", "raw", "how K/V is stored: raw, or planes: lossless, two thirds of the bytes, used while the measured link is slow enough for it to pay")
 	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
+	fl.BoolVar(&f.node.fillLease, "fill-lease", true, "claim prefixes that are being computed, so that other workers that miss them at the same time may wait")
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
-	fl.IntVar(&f.node.sequences, "sequences", 4, "requests that run at once")
+	fl.IntVar(&f.node.sequences, "sequences", 4, "sequences that run at once; a request with n choices has n")
+	fl.IntVar(&f.node.queue, "queue", 64, "requests that may wait for their turn; more get 429 and Retry-After")
+	fl.Var(&f.sequenceBytes, "sequence-bytes", "bound of K and V of running requests, prompt and answer (default: what --sequences and the context amount to)")
+	fl.DurationVar(&f.drain, "drain-timeout", drainTimeout, "how long requests may go on after SIGTERM, and stores after that")
+	fl.StringVar(&f.chatTemplate, "chat-template", "", "how /v1/chat/completions makes a prompt: plain, or a `file` with a Jinja template (default: the model's own, or plain)")
 	return cmd
 }
 
@@ -95,6 +107,9 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		return usageError{err}
 	}
 	if o.writePolicy, err = tiered.ParseWritePolicy(f.writePolicy); err != nil {
+		return usageError{err}
+	}
+	if o.gate, err = tiered.ParseGate(f.gate); err != nil {
 		return usageError{err}
 	}
 	if o.encoding, err = codec.ParseEncoding(f.encoding); err != nil {
@@ -119,26 +134,36 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		o.address = advertised(f.listen, host)
 	}
 	lo := llama.Options{BlockTokens: f.blockTokens}
-	o.checkpoints = fileCheckpoints(f.checkpoints, lo)
-	if len(f.checkpoints) == 0 {
-		o.checkpoints = shippedCheckpoints(lo)
+	if o.checkpoints, err = f.sources(lo, log); err != nil {
+		return err
 	}
 	if kvQuant != block.QuantNone && o.encoding != codec.Raw {
 		return usagef("--encoding %v and --kv-quant %v exclude each other: bytes do not get smaller that way", o.encoding, kvQuant)
 	}
 	o.checkpoints = quantised(o.checkpoints, kvQuant)
 
+	if o.sequenceBytes = int64(f.sequenceBytes); o.queue == 0 {
+		o.queue = -1 // none; 0 is the default of worker.Options
+	} else if o.queue < 0 {
+		return usagef("--queue is %d, want 0 or more", o.queue)
+	}
+	template, err := readChatTemplate(f.chatTemplate)
+	if err != nil {
+		return usagef("--chat-template: %w", err)
+	}
+
 	n, err := startNode(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), f.drain)
 		defer cancel()
 		err = errors.Join(err, n.Close(ctx))
 		log.Info("stopped")
 	}()
-	go warnAbout(ctx, log, o.redis)
+	settings := watchSettings(log, servers(o.redis, o.controlRedis, true))
+	defer settings.Close()
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", f.listen)
 	if err != nil {
 		return usagef("--listen: %w", err)
@@ -148,33 +173,27 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens, "kv_quant", kvQuant)
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
-	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
-		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry,
-		Load: func(ctx context.Context, name string) (worker.Loaded, error) {
+	registerEngine(registry, e)
+	h := worker.HandlerOptions{Model: o.model, Token: f.token, Degraded: func() []string { return append(n.degraded(), settings.problems()...) }, Registry: registry,
+		ChatTemplate: template}
+	if f.engine == engineBuiltin {
+		h.Load = func(ctx context.Context, name string) (worker.Loaded, error) {
 			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo, quant: kvQuant}, o, name)
-		},
-	}), drainTimeout)
+		}
+	}
+	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, h), f.drain)
 }
 
-// warnAbout says once what is unwise about the server's settings, when it can be reached.
-func warnAbout(ctx context.Context, log *slog.Logger, url string) {
-	if url == "" {
-		return
+// readChatTemplate returns what --chat-template names.
+func readChatTemplate(name string) (string, error) {
+	if name == "" || name == worker.PlainTemplate {
+		return name, nil
 	}
-	s, err := redisstore.Open(redisstore.Options{URL: url, Role: "check", PoolSize: 1})
+	b, err := os.ReadFile(name)
 	if err != nil {
-		return // startNode has reported it
+		return "", err
 	}
-	defer s.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	report, err := s.Check(ctx)
-	if err != nil {
-		log.Warn("redis not checked", "err", err)
-	}
-	for _, w := range report.Warnings {
-		log.Warn("redis setting", "warning", w)
-	}
+	return string(b), worker.CheckTemplate(string(b))
 }
 
 // advertised replaces a listen address that means every interface by the name of this host.
@@ -196,11 +215,29 @@ func registerNode(r prometheus.Registerer, n *node, model string) {
 		gauge("kvtier_breaker_state", "What the breaker in front of the remote tier does: 0 closed, 1 open, 2 half-open.", nil,
 			func() float64 { return float64(n.breaker.State()) })
 	}
+	if n.redis != nil {
+		r.MustRegister(nodeBreakers{n.redis})
+	}
 	if n.watch != nil {
 		labels := prometheus.Labels{"model": model}
 		gauge("kvtier_generation", "Generation of the control record that this worker has adopted, 0 for none.", labels,
 			func() float64 { return float64(n.watch.View().Gen) })
 		gauge("kvtier_lease_remaining_seconds", "How long the control record may still be trusted; 0 when it may not.", labels,
 			func() float64 { return max(0, time.Until(n.watch.View().LeaseUntil).Seconds()) })
+	}
+}
+
+// nodeBreakers exports the state of the breaker of each node of a cluster.
+type nodeBreakers struct{ redis *redisstore.Store }
+
+var descNodeBreaker = prometheus.NewDesc("kvtier_node_breaker_state", "What the breaker of one node of a cluster does: 0 closed, 1 open, 2 half-open.", []string{"node"}, nil)
+
+// Describe implements prometheus.Collector.
+func (nodeBreakers) Describe(ch chan<- *prometheus.Desc) { ch <- descNodeBreaker }
+
+// Collect implements prometheus.Collector.
+func (b nodeBreakers) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range b.redis.NodeStates() {
+		ch <- prometheus.MustNewConstMetric(descNodeBreaker, prometheus.GaugeValue, float64(s.State), s.Node)
 	}
 }

@@ -20,7 +20,7 @@ import (
 var (
 	// ErrAuth means that the server wants a user and password, or others, or that the user may not run a command.
 	ErrAuth = errors.New("redisstore: not allowed; check user and password in the URL, and that the user may run " +
-		"GET, SET, EXISTS, STRLEN, PERSIST, PEXPIRE, UNLINK, SCAN and PING on kvt1:*")
+		"GET, SET, EXISTS, STRLEN, PTTL, PERSIST, PEXPIRE, UNLINK, SCAN and PING on kvt1:*")
 	// ErrTLS means that one side speaks TLS and the other does not, or that the server's certificate is not trusted.
 	ErrTLS = errors.New("redisstore: TLS mismatch; use rediss:// for a server with TLS, redis:// for one without, " +
 		"and a certificate that this machine trusts")

@@ -24,7 +24,8 @@ type Harness struct {
 	MaxTTLJitter float64
 	// NoPins says that the store is not meant to be store.Pinner; otherwise it must be, itself or by Unwrap.
 	NoPins bool
-	// NoPrefixed says that the store is not meant to be store.Prefixed; otherwise it must be, itself or by Unwrap.
+	// NoPrefixed says that the store is not meant to be store.Prefixed, Sweeper and Leaser; otherwise it must be all of them, itself or
+	// by Unwrap.
 	NoPrefixed bool
 }
 
@@ -66,6 +67,9 @@ var cases = []struct {
 	{"PinOutlivesTTL", testPin},
 	{"PinCountsWithoutGap", testPinLead},
 	{"PinIsCareful", testPinCareful},
+	{"LeaseIsHeldByOne", testLease},
+	{"LeaseContended", testLeaseOnce},
+	{"LeaseRefuses", testLeaseRefuses},
 	{"Closed", testClosed},
 }
 

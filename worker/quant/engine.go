@@ -42,7 +42,11 @@ type quantised struct {
 	identity block.Identity
 }
 
-var _ engine.Engine = (*quantised)(nil)
+var (
+	_ engine.Engine    = (*quantised)(nil)
+	_ engine.Templater = (*quantised)(nil)
+	_ engine.Sized     = (*quantised)(nil)
+)
 
 // Layout is the engine's with a quantisation: other bytes, another digest.
 func (e *quantised) Layout() block.Layout { return e.layout }
@@ -64,6 +68,22 @@ func (e *quantised) NewSequence() (engine.Sequence, error) {
 		return &generating{sequence: w, Generator: g}, nil
 	}
 	return w, nil
+}
+
+// ChatTemplate implements [engine.Templater], with no template if the engine within has none.
+func (e *quantised) ChatTemplate() engine.ChatTemplate {
+	if t, ok := e.Engine.(engine.Templater); ok {
+		return t.ChatTemplate()
+	}
+	return engine.ChatTemplate{}
+}
+
+// SequenceBytes implements [engine.Sized]: sequences hold K/V as the engine within does.
+func (e *quantised) SequenceBytes(tokens int) int64 {
+	if s, ok := e.Engine.(engine.Sized); ok {
+		return s.SequenceBytes(tokens)
+	}
+	return int64(tokens) * int64(e.Engine.Layout().TokenBytes())
 }
 
 // batching is a quantised engine that computes a token for each of several sequences at once.
