@@ -190,7 +190,10 @@ func (o nodeOptions) identify(ctx context.Context) (first engine.Engine, all []w
 		}
 		e, err := c.open(ctx)
 		if err != nil {
-			return nil, nil, errors.Join(usageError{err}, closeEngine(first))
+			if !errors.Is(err, engine.ErrUnavailable) {
+				err = usageError{err}
+			}
+			return nil, nil, errors.Join(err, closeEngine(first))
 		}
 		if i == 0 {
 			first = e
