@@ -150,6 +150,9 @@ func (w *warming) compute(ctx context.Context, present int) error {
 	}
 	defer seq.Close()
 	defer w.answer.replica.schedule.opened()()
+	if err := resumeAlone(ctx, seq, w.tokens); err != nil {
+		return fmt.Errorf("%w: %w", errEngine, err)
+	}
 	l, ns := w.engine.Layout(), w.chain.Namespace()
 	loaded, err := w.cache.Load(ctx, w.view, ns, w.hashes[:present], func(i int, p block.Part, payload []byte) error {
 		if err := seq.Import(i*l.BlockTokens, p, payload); err != nil {
@@ -165,6 +168,9 @@ func (w *warming) compute(ctx context.Context, present int) error {
 	}
 	w.res.LoadedTokens = loaded * l.BlockTokens
 	perChunk := max(1, warmChunk/l.BlockTokens)
+	if _, ok := seq.(engine.Generator); ok {
+		perChunk = len(w.hashes) // what it has computed is read back as a whole
+	}
 	for at := loaded; at < len(w.hashes); at += perChunk {
 		end := min(at+perChunk, len(w.hashes))
 		if err := w.prefill(ctx, seq, w.tokens[at*l.BlockTokens:end*l.BlockTokens]); err != nil {
@@ -213,6 +219,9 @@ func (w *warming) measure(ctx context.Context) error {
 	bt := w.engine.Layout().BlockTokens
 	if len(w.hashes) == 0 {
 		return nil
+	}
+	if err := resumeAlone(ctx, seq, w.tokens); err != nil {
+		return fmt.Errorf("%w: %w", errEngine, err)
 	}
 	if err := w.prefill(ctx, seq, w.tokens[:len(w.hashes)*bt]); err != nil {
 		return err
