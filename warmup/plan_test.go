@@ -96,9 +96,9 @@ func TestEveryBlockIsInOneTask(t *testing.T) {
 			if err != nil {
 				r.Fatal(err)
 			}
-			text := ""
+			var text strings.Builder
 			for _, tok := range req.Tokens {
-				text += string(tok)
+				text.WriteString(string(tok))
 			}
 			have := 0 // what its ancestors, together, have of this prompt
 			for a := task.parent; a != nil; a = a.parent {
@@ -108,10 +108,10 @@ func TestEveryBlockIsInOneTask(t *testing.T) {
 				r.Fatalf("task %d builds on %d blocks, its ancestors have %d", task.ID, task.From, have)
 			}
 			for i := task.From + 1; i <= task.To; i++ {
-				if !want[text[:i*bt]] {
-					r.Fatalf("%q is computed twice, or by nobody's wish", text[:i*bt])
+				if !want[text.String()[:i*bt]] {
+					r.Fatalf("%q is computed twice, or by nobody's wish", text.String()[:i*bt])
 				}
-				delete(want, text[:i*bt])
+				delete(want, text.String()[:i*bt])
 			}
 			if task.Final {
 				final++
@@ -144,11 +144,12 @@ func TestOrderOfGroups(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := req.Salt
+		var text strings.Builder
+		text.WriteString(req.Salt)
 		for _, tok := range req.Tokens {
-			text += string(tok)
+			text.WriteString(string(tok))
 		}
-		got = append(got, fmt.Sprintf("%s[%d:%d]", text, task.From, task.To))
+		got = append(got, fmt.Sprintf("%s[%d:%d]", text.String(), task.From, task.To))
 	}
 	want := []string{
 		"qqqq1111[0:2]",
