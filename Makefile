@@ -7,6 +7,7 @@ SHELL := bash
 PKG      ?= ./...
 FUZZTIME ?= 10s
 BENCH    ?= .
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COUNT    ?= 10
 REQUESTS ?= 40
 # run by version and not a tool in go.mod: its few hundred dependencies would become this module's
@@ -51,17 +52,21 @@ deps: ## Fail when a package imports against the direction of dependencies
 build: ## Compile everything
 	go build ./...
 
+.PHONY: binary
+binary: ## bin/kvtier as a release has it: static, stripped, stamped with the version from git
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -buildid= -X main.version=$(VERSION)' -o bin/kvtier ./cmd/kvtier
+
 .PHONY: test
 test: ## All tests; those that need a container are skipped without Docker
-	go test $(PKG)
+	go test -timeout 25m $(PKG)
 
 .PHONY: race
 race: ## All tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race $(PKG)
+	CGO_ENABLED=1 go test -race -timeout 25m $(PKG)
 
 .PHONY: integration
 integration: ## Tests against real Redis containers; a missing Docker is a failure
-	KVTIER_REQUIRE_CONTAINERS=1 go test -count=1 ./integration/... ./store/redisstore/...
+	KVTIER_REQUIRE_CONTAINERS=1 go test -count=1 -timeout 25m ./integration/... ./store/redisstore/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
@@ -84,7 +89,7 @@ soak: ## A hundred million of them
 	go run ./cmd/kvtier check stale --ops 100000000
 
 .PHONY: check
-check: fmt-check vet fix-check tidy-check lint deps test race ## What a change must pass
+check: fmt-check vet fix-check tidy-check lint deps licences test race ## What a change must pass
 
 ##### looking closer
 
@@ -114,8 +119,35 @@ images-offline: ## Docker, compose and every image, with or without a registry (
 	deploy/offline/images.sh
 
 .PHONY: smoke
-smoke: ## docker compose up, one prefix through both workers, check for a hit, down
+smoke: ## docker compose up, and everything that users do with it, on every kind of Redis; down
 	deploy/smoke.sh
+
+.PHONY: image
+image: ## Build the image and check what deploy/Dockerfile promises of it
+	deploy/check-image.sh
+
+.PHONY: rules
+rules: ## Check and test the alerts with promtool
+	deploy/check-rules.sh
+
+.PHONY: kubernetes
+kubernetes: ## Build the kustomizations and decode them strictly
+	cd deploy/kubernetes/validate && go test ./...
+
+##### release
+
+.PHONY: licences
+licences: ## Fail when a dependency of the binary has a licence that is not on the list
+	deploy/release/licences.sh
+
+.PHONY: vuln
+vuln: ## Known vulnerabilities that the code reaches; needs vuln.go.dev
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
+.PHONY: sbom
+sbom: ## dist/kvtier.cdx.json: what is in the binary, as CycloneDX
+	mkdir -p dist
+	go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 app -json -licenses=false -main cmd/kvtier -output dist/kvtier.cdx.json .
 
 .PHONY: bench-llamacpp
 bench-llamacpp: ## A worker beside llama-server against llama-server alone: the table of docs/ENGINES.md (needs Docker)

@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
 # What deploy/Dockerfile promises, on the image it builds: small, static, not root, nothing in it but the binary and the certificates, labels, a
 # health check of its own, and the same binary as the one that this machine builds from the same source. Needs Docker and Go.
-#
-#   IMAGE=kvtier:check    under which name; it is left behind for a closer look
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-image=${IMAGE:-kvtier:check} version=v0.0.0-check
+image=kvtier:local version=v0.0.0-check
 work=$(mktemp -d)
 container=
 finish() { rm -rf "$work"; [ -z "$container" ] || docker rm -f "$container" >/dev/null; }
@@ -16,8 +14,8 @@ want() { # want WHAT EXPECTED FOUND
   [ "$2" = "$3" ] || { say "$1 is $3, want $2"; failed=1; }
 }
 
-DOCKER_BUILDKIT=1 docker build -q -f deploy/Dockerfile -t "$image" --build-arg "GOPROXY=${GOPROXY:-$(go env GOPROXY)}" \
-  --build-arg "VERSION=$version" --build-arg REVISION=abc . >/dev/null
+# by compose, which brings what BuildKit needs where docker build does not
+GOPROXY=${GOPROXY:-$(go env GOPROXY)} VERSION=$version REVISION=abc docker compose -p kvtier-check build -q coordinator >/dev/null
 inspect() { docker image inspect "$image" --format "$1"; }
 want user 65532:65532 "$(inspect '{{.Config.User}}')"
 want entrypoint '[/kvtier]' "$(inspect '{{.Config.Entrypoint}}')"

@@ -75,6 +75,7 @@ share() {
 }
 
 read -r prompt <deploy/warmup/prompts.txt
+prompt="$prompt $prompt $prompt $prompt" # long enough to be worth a fetch: what is computed sooner than fetched is computed
 case $prompt in *[\"\\]*) die "the first sample prompt would need escaping" ;; esac
 
 up up --build --wait --quiet-pull

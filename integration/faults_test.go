@@ -140,8 +140,8 @@ func TestFlushUnderLoad(t *testing.T) {
 	for _, w := range f.workers {
 		w.await("leased", 10*time.Second, func() bool { return w.status() == "ready" })
 	}
-	f.workers[0].complete("ACT IX\n" + speech)
-	f.remote(t, 1, "ACT IX\n"+speech)
+	f.workers[0].complete("ACT IX\n" + long)
+	f.remote(t, 1, "ACT IX\n"+long)
 }
 
 // Fault 17: workers are killed in the middle of storing and come back. Nobody ever reads half a value.

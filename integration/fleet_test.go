@@ -14,6 +14,9 @@ import (
 const speech = "PETRUCHIO:\nGood morrow, Kate; for that's your name, I hear.\n\nKATHARINA:\nWell have you heard, but something hard of hearing:\n" +
 	"They call me Katharina that do talk of me.\n\nPETRUCHIO:\nYou lie, in faith; for you are call'd plain Kate,\nAnd bonny Kate and sometimes Kate the curst;\n"
 
+// long is a prompt that is worth a fetch: what is computed sooner than fetched is computed.
+var long = strings.Repeat(speech, 6)
+
 // fleet is one coordinator and two workers on a Redis of their own.
 type fleet struct {
 	redis       *testredis.Redis
@@ -125,14 +128,14 @@ func TestRedisAndCoordinatorMayGoAway(t *testing.T) {
 			return w.status() == "ready"
 		})
 	}
-	f.workers[0].complete("ACT II\n" + speech)
-	f.remote(t, 1, "ACT II\n"+speech)
+	f.workers[0].complete("ACT II\n" + long)
+	f.remote(t, 1, "ACT II\n"+long)
 
 	if code := f.coordinator.terminate(); code != 0 {
 		t.Errorf("coordinator: exit code %d", code)
 	}
-	f.workers[0].complete("ACT III\n" + speech)
-	f.remote(t, 1, "ACT III\n"+speech)
+	f.workers[0].complete("ACT III\n" + long)
+	f.remote(t, 1, "ACT III\n"+long)
 }
 
 // Never slower: what a warm-up computed once, every worker has.

@@ -51,10 +51,10 @@ func (g *group) ready() {
 	}
 }
 
-// fresh is a prompt that begins like no other.
+// fresh is a long prompt that begins like no other.
 func (g *group) fresh() string {
 	g.turn++
-	return strings.Repeat("O", g.turn%7+1) + time.Now().Format("150405.000000 ") + speech
+	return strings.Repeat("O", g.turn%7+1) + time.Now().Format("150405.000000 ") + long
 }
 
 // share has one worker compute a prompt, and the other one find it in Redis and say the same.

@@ -29,6 +29,9 @@ func newVersion() *cobra.Command {
 				Platform string `json:"platform"`
 			}{Version: version, Wire: codec.Major, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 			if info, ok := debug.ReadBuildInfo(); ok {
+				if version == "dev" && info.Main.Version != "" && info.Main.Version != "(devel)" {
+					v.Version = info.Main.Version // go install, or go build in a clone, which the go command stamps itself
+				}
 				for _, s := range info.Settings {
 					if s.Key == "vcs.revision" {
 						v.Revision = s.Value
