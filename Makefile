@@ -117,6 +117,10 @@ images-offline: ## Docker, compose and every image, with or without a registry (
 smoke: ## docker compose up, one prefix through both workers, check for a hit, down
 	deploy/smoke.sh
 
+.PHONY: bench-llamacpp
+bench-llamacpp: ## A worker beside llama-server against llama-server alone: the table of docs/ENGINES.md (needs Docker)
+	go test -run='^$$' -bench=LlamaServer -benchtime=1x -timeout 30m ./integration
+
 .PHONY: rivals
 rivals: ## kvtier and what one would use instead, on a redis-server of its own; PASTE=1 updates docs/PERFORMANCE.md
 	benchmarks/run.sh

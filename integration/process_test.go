@@ -165,6 +165,8 @@ type answer struct {
 		Label    string `json:"label"`
 		Miss     string `json:"miss"`
 		Degraded bool   `json:"degraded"`
+
+		TTFT float64 `json:"ttft_ms"`
 	} `json:"kvtier"`
 }
 

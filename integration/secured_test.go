@@ -138,7 +138,7 @@ func (s *secured) refusals(t *testing.T) {
 
 func words(line string) []any {
 	var all []any
-	for _, w := range strings.Fields(line) {
+	for w := range strings.FieldsSeq(line) {
 		all = append(all, w)
 	}
 	return all

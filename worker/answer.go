@@ -136,6 +136,9 @@ func (a *answer) fork(from *choice, i int) (*choice, error) {
 	s.cache, s.view, s.hashes = from.s.cache, from.s.view, slices.Clone(from.s.hashes)
 	s.chain = a.chain()
 	s.chain.After(s.view.Cuts[s.chain.Namespace()])
+	if _, ok := s.seq.(engine.Generator); ok {
+		return c, nil // it may not be able to export; continuePrompt asks the cache
+	}
 	var buf []byte
 	for range block.Reusable(len(a.prompt), l.BlockTokens) {
 		pos := s.seq.Len()

@@ -229,7 +229,11 @@ func (c *choice) tell(text string, tokens int, finish string) {
 
 // continuePrompt computes what is left of the prompt after a fork, and generates.
 func (c *choice) continuePrompt(ctx context.Context) error {
-	logits, err := c.compute(ctx, c.s.tokens[c.s.seq.Len():])
+	compute := func() ([]float32, error) { return c.compute(ctx, c.s.tokens[c.s.seq.Len():]) }
+	if _, ok := c.s.seq.(engine.Generator); ok {
+		compute = func() ([]float32, error) { return c.s.prompt(ctx, &Result{}, c.answer.req.NoCache) }
+	}
+	logits, err := compute()
 	if err != nil {
 		return err
 	}

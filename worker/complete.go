@@ -35,7 +35,7 @@ func (r *Replica) Stream(ctx context.Context, req Request, emit func(Event)) (Re
 func (r *Replica) admit(ctx context.Context, req *Request) (*answer, error) {
 	for {
 		e, _ := r.Resident()
-		tokens, most, err := req.tokens(e, r.opts.MaxSequences)
+		tokens, most, err := req.tokens(ctx, e, r.opts.MaxSequences)
 		if now, _ := r.Resident(); err != nil && now == e {
 			return nil, err
 		}
@@ -58,7 +58,7 @@ func (r *Replica) admit(ctx context.Context, req *Request) (*answer, error) {
 			return nil, ErrClosed
 		}
 		if a.engine != e { // swapped while it waited: another tokenizer, perhaps
-			if tokens, most, err = req.tokens(a.engine, r.opts.MaxSequences); err != nil {
+			if tokens, most, err = req.tokens(ctx, a.engine, r.opts.MaxSequences); err != nil {
 				a.leave()
 				return nil, err
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/kvtier/kvtier/internal/httpapi"
+	"github.com/kvtier/kvtier/worker/engine"
 )
 
 // maxBody bounds a completion request: a context of 128 Ki tokens of 8 characters each fits.
@@ -83,6 +84,7 @@ func (a *api) routes() []route {
 		{"GET /v1/models", a.models},
 		{"GET /v1/models/{id...}", a.model},
 		{"POST /v1/weights", a.load},
+		{"POST /v1/explain", a.explain},
 		{"GET /openapi.yaml", document},
 		{"GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 			httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
@@ -130,6 +132,8 @@ func apiError(err error) *httpapi.Error {
 		return &httpapi.Error{Status: http.StatusTooManyRequests, Type: "rate_limit_error", Code: "too_many_requests", Message: err.Error()}
 	case errors.Is(err, ErrClosed):
 		return server(http.StatusServiceUnavailable, "shutting_down", "the worker is shutting down")
+	case errors.Is(err, engine.ErrUnavailable):
+		return server(http.StatusBadGateway, "engine_unavailable", err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
 		return server(http.StatusGatewayTimeout, "timeout", "the request took too long")
 	}

@@ -54,7 +54,8 @@ func newReplica(t testing.TB, name string, remote store.Store, change func(*work
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := worker.Options{Engine: e, Label: name, Cache: c}
+	// Tests that are not about the gate want every block that is there, however busy the machine is.
+	o := worker.Options{Engine: e, Label: name, Cache: c, Gate: tiered.GateAlways}
 	if change != nil {
 		change(&o)
 	}

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -135,18 +136,15 @@ func (r Result) GeneratedTokens() int {
 func (q *Request) choices() int { return max(1, q.N) }
 
 // tokens checks the request against an engine and returns the prompt's tokens, in an array of their own, and how many may be generated.
-func (q *Request) tokens(e engine.Engine, maxChoices int) (tokens []int32, most int, err error) {
+func (q *Request) tokens(ctx context.Context, e engine.Engine, maxChoices int) (tokens []int32, most int, err error) {
 	if err := q.check(maxChoices); err != nil {
 		return nil, 0, err
 	}
 	t := e.Tokenizer()
-	switch special, ok := t.(engine.SpecialEncoder); {
-	case q.Tokens != nil:
-		tokens = q.Tokens
-	case q.Markup && ok:
-		tokens = special.EncodeSpecial(q.Prompt)
-	default:
-		tokens = t.Encode(q.Prompt)
+	if tokens = q.Tokens; tokens == nil {
+		if tokens, err = encode(ctx, t, q.Prompt, q.Markup); err != nil {
+			return nil, 0, fmt.Errorf("worker: tokenise: %w", err)
+		}
 	}
 	limit, most := e.ContextTokens(), q.MaxTokens
 	switch {
@@ -164,6 +162,16 @@ func (q *Request) tokens(e engine.Engine, maxChoices int) (tokens []int32, most 
 		}
 	}
 	return tokens[:len(tokens):len(tokens)], most, nil // generated tokens are appended: never into the caller's array
+}
+
+func encode(ctx context.Context, t engine.Tokenizer, text string, markup bool) ([]int32, error) {
+	if p, ok := t.(engine.PromptEncoder); ok {
+		return p.EncodePrompt(ctx, text, markup)
+	}
+	if special, ok := t.(engine.SpecialEncoder); ok && markup {
+		return special.EncodeSpecial(text), nil
+	}
+	return t.Encode(text), nil
 }
 
 // check refuses what no engine could answer.

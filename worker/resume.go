@@ -9,11 +9,12 @@ import (
 	"github.com/kvtier/kvtier/worker/engine"
 )
 
-// resume lets an engine that keeps K/V of ended sequences go on from one that began with this prompt.
-func (s *session) resume(ctx context.Context, noCache bool) error {
+// resume lets an engine that keeps K/V of ended sequences go on from one that began with this prompt, and reports whether it can use
+// K/V from the cache.
+func (s *session) resume(ctx context.Context, noCache bool) (usable bool, err error) {
 	r, ok := s.seq.(engine.Resumer)
 	if !ok {
-		return nil
+		return true, nil
 	}
 	stored, err := r.Resume(ctx, s.tokens, func() string {
 		if noCache {
@@ -22,10 +23,10 @@ func (s *session) resume(ctx context.Context, noCache bool) error {
 		return s.scope()
 	})
 	if err != nil {
-		return fmt.Errorf("worker: %w", err)
+		return false, fmt.Errorf("worker: %w", err)
 	}
-	s.kept = stored / s.engine.Layout().BlockTokens
-	return nil
+	s.kept = max(0, stored) / s.engine.Layout().BlockTokens
+	return stored >= 0, nil
 }
 
 // scope names what an engine's own K/V may be used together, as the cache would decide it for a block at this moment: the chain's root

@@ -29,10 +29,13 @@ type session struct {
 
 // prompt brings the K/V of the whole prompt into the sequence, from the cache or by computing it, and returns the logits of its last token.
 func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]float32, error) {
-	if err := s.resume(ctx, noCache); err != nil {
+	usable, err := s.resume(ctx, noCache)
+	if err != nil {
 		return nil, err
 	}
-	if !noCache {
+	if !usable {
+		res.Miss = tiered.MissUnshared
+	} else if !noCache {
 		s.extend(len(s.tokens))
 		s.resumed = s.seq.Len() / s.engine.Layout().BlockTokens
 		get := s.loadOrCompute

@@ -64,6 +64,8 @@ func (f *coordinatorFlags) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(usagef("--listen: %w", err), c.Close())
 	}
+	settings := watchSettings(log, servers(f.redis, f.controlRedis, false))
+	defer settings.Close()
 	log.Info("serving", "listen", ln.Addr().String(), "redis", redisstore.Redact(f.redis))
 	return errors.Join(httpapi.Serve(ctx, ln, c.Handler(f.token), drainTimeout), c.Close())
 }

@@ -36,6 +36,7 @@ type nodeOptions struct {
 	secret        []byte
 	onExpiry      coordinator.OnExpiry
 	writePolicy   tiered.WritePolicy
+	gate          tiered.Gate
 	fillLease     bool
 	encoding      codec.Encoding
 	hotBytes      int64
@@ -102,7 +103,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 		}
 		n.onClose(func(context.Context) error { return s.Close() })
 		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, OnStateChange: func(from, to store.BreakerState) {
-			o.logger.Warn("breaker changed", "tier", "redis", "from", from, "to", to)
+			o.logger.Warn("breaker changed", "tier", "redis", "from", from.String(), "to", to.String())
 		}})
 		remote = n.breaker
 	}
@@ -122,7 +123,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 
 	options := worker.Options{
 		Engine: first, Label: o.checkpoints[0].label, Cache: n.cache, OnExpiry: o.onExpiry, Secret: o.secret,
-		MaxSequences: o.sequences, MaxQueue: o.queue, MaxSequenceBytes: o.sequenceBytes, Logger: o.logger,
+		Gate: o.gate, MaxSequences: o.sequences, MaxQueue: o.queue, MaxSequenceBytes: o.sequenceBytes, Logger: o.logger,
 	}
 	var rdb redis.UniversalClient
 	if o.coordinator != nil {
@@ -300,13 +301,17 @@ func (n *node) info(o nodeOptions) coordinator.Info {
 
 // degraded says what is not as it should be, although requests are answered.
 func (n *node) degraded() (why []string) {
+	e, _ := n.replica.Resident()
+	if d, ok := e.(degraded); ok && d.Degraded() != "" {
+		why = append(why, d.Degraded())
+	}
 	if n.breaker != nil && n.breaker.State() != store.BreakerClosed {
 		why = append(why, "redis: unavailable, breaker "+n.breaker.State().String())
 	}
 	if n.watch != nil {
 		if v := n.watch.View(); v.State != coordinator.Leased {
 			why = append(why, "control record: "+string(v.State))
-		} else if e, _ := n.replica.Resident(); n.cache.View().Access == tiered.AccessNone {
+		} else if n.cache.View().Access == tiered.AccessNone {
 			why = append(why, fmt.Sprintf("variant %v is not active: nothing is cached", e.Identity().Variant()))
 		}
 	}

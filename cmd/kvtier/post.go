@@ -14,7 +14,7 @@ import (
 )
 
 // maxAnswer bounds what is read of a worker's answer.
-const maxAnswer = 1 << 20
+const maxAnswer = 8 << 20
 
 // checkWorkerURL refuses what cannot be the base URL of a worker.
 func checkWorkerURL(base string) error {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -27,6 +26,7 @@ const drainTimeout = 10 * time.Second
 
 type workerFlags struct {
 	listenFlags
+	engineFlags
 	node             nodeOptions
 	checkpoints      []string
 	checkpointDir    string
@@ -35,6 +35,7 @@ type workerFlags struct {
 	secret           string
 	onExpiry         string
 	writePolicy      string
+	gate             string
 	blockTokens      int
 	kvQuant          string
 	encoding         string
@@ -58,11 +59,13 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
   kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090
   kvtier worker --redis rediss://cache.example:6380 --encoding planes   # a slow link: fewer bytes, the same bits
   kvtier worker --redis redis://127.0.0.1:6379 --kv-quant int8          # half the bytes, lossy; shares with its like only
-  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379`,
+  kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379
+  kvtier worker --engine llamacpp --llama-url http://127.0.0.1:8000 --slots-dir /dev/shm/slots --checkpoint mine.gguf --redis redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
 	}
-	f.add(cmd, "127.0.0.1:8080")
+	f.listenFlags.add(cmd, "127.0.0.1:8080")
+	f.engineFlags.add(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.node.model, "model", "shakespeare", "`name` under which clients and the coordinator know the model")
 	fl.StringSliceVar(&f.checkpoints, "checkpoint", nil, "GGUF `file`, or directory of a Hugging Face checkpoint, that can be served; repeat for more, the first is loaded (default: the shipped models)")
@@ -79,6 +82,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored")
 	fl.DurationVar(&f.node.ttl, "ttl", 6*time.Hour, "how long stored entries live")
 	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
+	fl.StringVar(&f.gate, "gate", "auto", "blocks that only Redis has: auto (load or compute, whichever is measured to be faster, or both), always (load) or never")
 	fl.StringVar(&f.encoding, "encoding", "raw", "how K/V is stored: raw, or planes: lossless, two thirds of the bytes, used while the measured link is slow enough for it to pay")
 	fl.StringVar(&f.writePolicy, "write-policy", "through", "when computed blocks are stored: through (at once), evict (when they leave the hot tier) or "+
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
@@ -105,6 +109,9 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	if o.writePolicy, err = tiered.ParseWritePolicy(f.writePolicy); err != nil {
 		return usageError{err}
 	}
+	if o.gate, err = tiered.ParseGate(f.gate); err != nil {
+		return usageError{err}
+	}
 	if o.encoding, err = codec.ParseEncoding(f.encoding); err != nil {
 		return usagef("--encoding: %w", err)
 	}
@@ -127,9 +134,8 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		o.address = advertised(f.listen, host)
 	}
 	lo := llama.Options{BlockTokens: f.blockTokens}
-	o.checkpoints = fileCheckpoints(f.checkpoints, lo)
-	if len(f.checkpoints) == 0 {
-		o.checkpoints = shippedCheckpoints(lo)
+	if o.checkpoints, err = f.sources(lo, log); err != nil {
+		return err
 	}
 	if kvQuant != block.QuantNone && o.encoding != codec.Raw {
 		return usagef("--encoding %v and --kv-quant %v exclude each other: bytes do not get smaller that way", o.encoding, kvQuant)
@@ -156,7 +162,8 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		err = errors.Join(err, n.Close(ctx))
 		log.Info("stopped")
 	}()
-	go warnAbout(ctx, log, o.redis)
+	settings := watchSettings(log, servers(o.redis, o.controlRedis, true))
+	defer settings.Close()
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", f.listen)
 	if err != nil {
 		return usagef("--listen: %w", err)
@@ -166,12 +173,14 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 		"redis", redisstore.Redact(o.redis), "block_tokens", e.Layout().BlockTokens, "kv_quant", kvQuant)
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
-	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, worker.HandlerOptions{
-		Model: o.model, Token: f.token, Degraded: n.degraded, Registry: registry, ChatTemplate: template,
-		Load: func(ctx context.Context, name string) (worker.Loaded, error) {
+	registerEngine(registry, e)
+	h := worker.HandlerOptions{Model: o.model, Token: f.token, ChatTemplate: template, Degraded: func() []string { return append(n.degraded(), settings.problems()...) }, Registry: registry}
+	if f.engine == engineBuiltin {
+		h.Load = func(ctx context.Context, name string) (worker.Loaded, error) {
 			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo, quant: kvQuant}, o, name)
-		},
-	}), f.drain)
+		}
+	}
+	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, h), f.drain)
 }
 
 // readChatTemplate returns what --chat-template names.
@@ -184,27 +193,6 @@ func readChatTemplate(name string) (string, error) {
 		return "", err
 	}
 	return string(b), worker.CheckTemplate(string(b))
-}
-
-// warnAbout says once what is unwise about the server's settings, when it can be reached.
-func warnAbout(ctx context.Context, log *slog.Logger, url string) {
-	if url == "" {
-		return
-	}
-	s, err := redisstore.Open(redisstore.Options{URL: url, Role: "check", PoolSize: 1})
-	if err != nil {
-		return // startNode has reported it
-	}
-	defer s.Close()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	report, err := s.Check(ctx)
-	if err != nil {
-		log.Warn("redis not checked", "err", err)
-	}
-	for _, w := range report.Warnings {
-		log.Warn("redis setting", "warning", w)
-	}
 }
 
 // advertised replaces a listen address that means every interface by the name of this host.

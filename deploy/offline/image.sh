@@ -19,6 +19,7 @@ case $name in
   redis:8.0) recipe=(redis.sh "$name" redis-server trixie) ;;
   valkey/valkey:9) recipe=(redis.sh "$name" valkey-server sid) ;;
   prom/prometheus:*) recipe=(prometheus.sh "$name") ;;
+  ghcr.io/ggml-org/llama.cpp:server) recipe=(llama.sh "$name") ;;
   golang:1.26-bookworm) recipe=(golang.sh "$name") ;;
   *) die "$name: cannot be pulled, and there is no recipe to build it" ;;
 esac

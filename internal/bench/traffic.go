@@ -42,10 +42,10 @@ type Traffic struct {
 	frames [][]byte // one batch of values, and two chunks of them at least
 	items  []store.Item
 	ready  []store.Item // of putSealed
-	chunk  int // parts of one put
-	sealed int // where the chunk begins that is sealed already, in turn 0 and chunk; -1: none yet
-	first  int // its first key
-	next   int // batch to work on
+	chunk  int          // parts of one put
+	sealed int          // where the chunk begins that is sealed already, in turn 0 and chunk; -1: none yet
+	first  int          // its first key
+	next   int          // batch to work on
 }
 
 // OpenTraffic connects to server and stores up to dataBytes of sealed values there. Close deletes them.

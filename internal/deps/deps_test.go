@@ -41,6 +41,8 @@ var forbidden = []struct {
 		"an engine computes and copies K/V; one that knew the cache could not be swapped or trusted to measure it"},
 	{"worker/llama", []string{"tiered", "coordinator", "codec", "store"},
 		"an engine computes and copies K/V; one that knew the cache could not be swapped or trusted to measure it"},
+	{"worker/llamacpp", []string{"tiered", "coordinator", "codec", "store"},
+		"an engine computes and copies K/V; one that knew the cache could not be swapped or trusted to measure it"},
 	{"internal", []string{"cmd"},
 		"helpers are below what they help"},
 }

@@ -35,7 +35,7 @@ func StartReplicatedCluster(tb testing.TB, masters int) (url string, nodes []str
 
 func startCluster(tb testing.TB, masters, replicas int) []string {
 	tb.Helper()
-	need(tb)
+	Need(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 

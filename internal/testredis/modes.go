@@ -100,7 +100,7 @@ func StartSecured(tb testing.TB, image string, files map[string][]byte) (addr st
 
 func port(tb testing.TB) string {
 	tb.Helper()
-	need(tb)
+	Need(tb)
 	p, err := freePort()
 	if err != nil {
 		tb.Fatalf("testredis: %v", err)

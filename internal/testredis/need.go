@@ -14,8 +14,8 @@ import (
 // Required says whether a missing container engine is a failure: KVTIER_REQUIRE_CONTAINERS=1.
 func Required() bool { return os.Getenv("KVTIER_REQUIRE_CONTAINERS") == "1" }
 
-// need skips or fails the test when there is no container engine.
-func need(tb testing.TB) {
+// Need skips or fails the test when there is no container engine.
+func Need(tb testing.TB) {
 	tb.Helper()
 	settle()
 	if err := engineError(); err != nil {

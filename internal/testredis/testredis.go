@@ -36,7 +36,7 @@ type Redis struct {
 // server or needs its own settings.
 func Start(tb testing.TB, args ...string) *Redis {
 	tb.Helper()
-	need(tb)
+	Need(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	ctr, err := run(ctx, args)
@@ -204,7 +204,7 @@ func (p *Pool) Get(tb testing.TB) *Redis {
 	tb.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	need(tb)
+	Need(tb)
 	if p.failed != nil {
 		tb.Fatalf("testredis: the shared server did not start: %v", p.failed)
 	}

@@ -17,6 +17,8 @@ var (
 	ErrNotImported = errors.New("engine: positions to skip have not been imported")
 	// ErrClosed means that the engine or sequence has been closed.
 	ErrClosed = errors.New("engine: closed")
+	// ErrUnavailable means that something outside of this process, without which the engine cannot compute, does not answer as it should.
+	ErrUnavailable = errors.New("engine: not available")
 )
 
 // Tokenizer turns text into the model's tokens and back. Implementations are safe for concurrent use.

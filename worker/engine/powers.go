@@ -16,9 +16,9 @@ type Batcher interface {
 type Generator interface {
 	// Generate computes tokens at positions Len() onward, then generates until a token for which emit returns false, the end of
 	// text, opts.MaxTokens tokens, or the end of ctx. emit is called from this goroutine for each token, in order; the
-	// token that ends a text is not emitted. Afterwards Len() counts what Export can read: all of tokens, and those of the
-	// generated ones whose K/V the engine has; or no more than before, if getting at them would cost more than they are
-	// worth, or failed: that is no error. With MaxTokens 0 it computes tokens and no more.
+	// token that ends a text is not emitted. Afterwards Len() counts what Export can read, or what need not be exported
+	// because it was before: all of tokens, and those of the generated ones whose K/V the engine has; or less, if getting at
+	// them would cost more than they are worth, or failed: that is no error. With MaxTokens 0 it computes tokens and no more.
 	Generate(ctx context.Context, tokens []int32, opts GenerateOptions, emit func(Generated) bool) error
 }
 
@@ -50,12 +50,13 @@ type Resumer interface {
 	// room for the sequence or ctx ends. Then it asks for the scope: if the engine still has K/V of an ended sequence that began with
 	// the same tokens in the same scope, the sequence goes on from there, and Len() is more than 0, less than len(tokens), and a
 	// multiple of BlockTokens. Sequences of different scopes never share K/V, and those of the empty scope share with none.
-	// stored says how many of these tokens, from position 0 on, need no Export because they were exported or imported before.
+	// stored says how many of these tokens, from position 0 on, need no Export because they were exported or imported before. It
+	// is negative if the engine cannot use K/V at the moment: then it computes everything, and imports would be for nothing.
 	Resume(ctx context.Context, tokens []int32, scope func() string) (stored int, err error)
 }
 
 // PromptEncoder is an optional power of a Tokenizer that asks somebody else, who may be slow or gone.
 type PromptEncoder interface {
-	// EncodePrompt is Encode with an end and an error.
-	EncodePrompt(ctx context.Context, text string) ([]int32, error)
+	// EncodePrompt is Encode, or with special SpecialEncoder's EncodeSpecial, with an end and an error.
+	EncodePrompt(ctx context.Context, text string, special bool) ([]int32, error)
 }

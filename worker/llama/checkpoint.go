@@ -21,6 +21,8 @@ const (
 	indexFile         = weightsFile + ".index.json" // which of several files has which tensor
 	configFile        = "config.json"
 	tokenizerFile     = "tokenizer.json"
+	settingsFile      = "tokenizer_config.json" // optional: only its chat template is used
+	templateFile      = "chat_template.jinja"   // optional: where newer checkpoints have it
 
 	maxConfigBytes = 1 << 20
 	maxJSONBytes   = 256 << 20
@@ -61,7 +63,11 @@ func checkpointSource(dir, only string) (*source, error) {
 		if err != nil {
 			return nil, err
 		}
-		t, err := parseTokenizer(data, c)
+		template, err := readTemplate(dir)
+		if err != nil {
+			return nil, err
+		}
+		t, err := parseTokenizer(data, c, template)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", tokenizerFile, err)
 		}
@@ -79,6 +85,47 @@ func checkpointSource(dir, only string) (*source, error) {
 		return nil, fmt.Errorf("tensor %q is missing, and %s does not say tie_word_embeddings", src.names.output, configFile)
 	}
 	return src, nil
+}
+
+// readTemplate returns the source of the checkpoint's chat template, empty if it has none. Of several templates by name it is the default one.
+func readTemplate(dir string) (string, error) {
+	data, err := readFile(dir, templateFile, maxTemplateBytes)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return string(data), err
+	}
+	data, err = readFile(dir, settingsFile, maxJSONBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var settings struct {
+		Template json.RawMessage `json:"chat_template"`
+	}
+	if err := json.Unmarshal(data, &settings); err != nil {
+		return "", fmt.Errorf("%s: %w", settingsFile, err)
+	}
+	if len(settings.Template) == 0 {
+		return "", nil
+	}
+	var one *string
+	if json.Unmarshal(settings.Template, &one) == nil {
+		if one == nil {
+			return "", nil
+		}
+		return *one, nil
+	}
+	var named []struct{ Name, Template string }
+	if err := json.Unmarshal(settings.Template, &named); err != nil {
+		return "", fmt.Errorf("%s: chat_template is neither a string nor a list of named ones", settingsFile)
+	}
+	for _, t := range named {
+		if t.Name == "default" {
+			return t.Template, nil
+		}
+	}
+	return "", nil
 }
 
 func nameOf(dir string) string {

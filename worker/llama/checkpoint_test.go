@@ -200,8 +200,53 @@ func TestCheckpointTokenizerVariants(t *testing.T) {
 	if got := llama2.Decode(llama2.Encode(text)); got != text {
 		t.Errorf("as Llama 2: came back as %q", got)
 	}
+	padded := with(func(c *llamatest.Checkpoint) { // the embedding has more rows than there are tokens
+		c.Config["vocab_size"] = 300
+		x := &c.Tensors[0]
+		rowBytes := len(x.Data) / x.Shape[0]
+		x.Data = append(x.Data, make([]byte, (300-x.Shape[0])*rowBytes)...)
+		x.Shape = []int{300, x.Shape[1]}
+	})
+	if got, want := padded.Encode(text), plain.Encode(text); !slices.Equal(got, want) || padded.Vocab() != 300 || padded.Decode([]int32{299}) != "" {
+		t.Errorf("with rows of no token: %v, want %v; vocabulary %d", got, want, padded.Vocab())
+	}
 	if got := plain.Encode("<s>"); slices.Contains(got, 1) {
 		t.Errorf("text names a control token: %v", got)
+	}
+}
+
+// The chat template is found in both places, the file of its own first.
+func TestCheckpointTemplate(t *testing.T) {
+	c := llamatest.Convert(llamatest.Random(llamatest.Config{}).Bytes())
+	c.Config["bos_token_id"] = 1
+	dir := writeCheckpoint(t, c, 1)
+	put := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(source string) {
+		t.Helper()
+		if got := openPath(t, dir, llama.Options{}).ChatTemplate(); got.Source != source || got.BOS != "<s>" || got.EOS != "</s>" {
+			t.Errorf("template is %+v, want %q between <s> and </s>", got, source)
+		}
+	}
+	want("")
+	put("tokenizer_config.json", `{"chat_template": null}`)
+	want("")
+	put("tokenizer_config.json", `{"chat_template": "{{ a }}"}`)
+	want("{{ a }}")
+	put("tokenizer_config.json", `{"chat_template": [{"name": "tool_use", "template": "b"}, {"name": "default", "template": "c"}]}`)
+	want("c")
+	put("chat_template.jinja", "d")
+	want("d")
+	if err := os.Remove(filepath.Join(dir, "chat_template.jinja")); err != nil {
+		t.Fatal(err)
+	}
+	put("tokenizer_config.json", `{"chat_template": 5}`)
+	if _, err := llama.Open(dir, llama.Options{}); err == nil || !strings.Contains(err.Error(), "tokenizer_config.json") {
+		t.Errorf("a template that is a number: %v", err)
 	}
 }
 

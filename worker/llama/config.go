@@ -31,6 +31,7 @@ type config struct {
 	MLPBias       bool        `json:"mlp_bias"`
 	Rotary        *float64    `json:"partial_rotary_factor"`
 	Quantised     any         `json:"quantization_config"`
+	BOS           tokenIDs    `json:"bos_token_id"`
 	EOS           tokenIDs    `json:"eos_token_id"`
 }
 

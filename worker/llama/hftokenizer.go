@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/kvtier/kvtier/worker/engine"
 )
 
 // hfTokenizer is a tokenizer.json, as far as it decides how text becomes tokens.
@@ -79,12 +81,12 @@ func (m *merge) UnmarshalJSON(b []byte) error {
 // parseTokenizer reads tokenizers that split text as SentencePiece does: BPE over characters with bytes for what is left, the kind
 // of Llama 1 and 2 and of most small models of the family. Byte-level BPE, as of Llama 3 and GPT-2, is refused by name, and so is every
 // stage whose effect would be another.
-func parseTokenizer(data []byte, c config) (*tokenizer, error) {
+func parseTokenizer(data []byte, c config, template string) (*tokenizer, error) {
 	var f hfTokenizer
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, err
 	}
-	t := tokenizer{bos: -1, eos: -1}
+	t := tokenizer{bos: -1, eos: -1, chat: chat{template: engine.ChatTemplate{Source: template}}}
 	if len(c.EOS) == 1 {
 		t.eos = int32(c.EOS[0])
 	}
@@ -98,12 +100,14 @@ func parseTokenizer(data []byte, c config) (*tokenizer, error) {
 	if t.bos, err = f.first(); err != nil {
 		return nil, err
 	}
-	t.addBOS = t.bos >= 0
+	if t.addBOS = t.bos >= 0; !t.addBOS && len(c.BOS) == 1 {
+		t.bos = int32(c.BOS[0]) // chat templates name it
+	}
 	v, err := f.vocabulary(c.Vocab)
 	if err != nil {
 		return nil, err
 	}
-	for name, id := range map[string]int32{"the token that begins a text": t.bos, "eos_token_id": t.eos} {
+	for name, id := range map[string]int32{"bos_token_id, or the token in front of a text,": t.bos, "eos_token_id": t.eos} {
 		if id < -1 || int(id) >= len(v.pieces) {
 			return nil, fmt.Errorf("%s is %d, outside the vocabulary of %d", name, id, len(v.pieces))
 		}
@@ -237,8 +241,8 @@ func (f *hfTokenizer) vocabulary(rows int) (vocabulary, error) {
 	}
 	v.types[unknown] = pieceUnknown
 	for id := range v.types {
-		if v.types[id] == 0 { // a row of the embedding without a piece: text never gives it
-			v.pieces[id], v.types[id] = fmt.Sprintf("<unused %d>", id), pieceControl
+		if v.types[id] == 0 { // a row of the embedding without a piece: no text gives it or comes of it
+			v.types[id] = pieceControl
 		}
 	}
 	return v, v.rank(m.Vocab, m.Merges)
