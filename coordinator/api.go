@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -29,7 +30,7 @@ type RegisterRequest struct {
 	Keep     bool   `json:"keep,omitempty"`     // with activate: leave others active
 }
 
-// VersionRequest is the body of POST /v1/models/{name}/drain and revoke.
+// VersionRequest is the body of POST /v1/models/{name}/warm, drain and revoke.
 type VersionRequest struct {
 	// Version is a label, a weights digest or at least its first 8 digits, or a variant.
 	Version string `json:"version"`
@@ -75,6 +76,10 @@ func (c *Coordinator) Handler(token string) http.Handler {
 
 func (c *Coordinator) routes() []route {
 	get := func(fn func(*http.Request) (any, error)) http.Handler { return answer(fn) }
+	return slices.Concat(c.modelRoutes(get), c.warmupRoutes(), c.pinRoutes())
+}
+
+func (c *Coordinator) modelRoutes(get func(func(*http.Request) (any, error)) http.Handler) []route {
 	return []route{
 		{"GET /healthz", get(func(*http.Request) (any, error) { return map[string]string{"status": "ok"}, nil })},
 		{"GET /readyz", get(func(*http.Request) (any, error) {
@@ -126,6 +131,9 @@ func (c *Coordinator) routes() []route {
 				return nil, err
 			}
 			return c.PurgeTenant(withCaller(r), r.PathValue("name"), ns)
+		})},
+		{"POST /v1/models/{name}/warm", body(httpapi.ReadJSON, func(ctx context.Context, model string, q VersionRequest) (Result, error) {
+			return c.Warm(ctx, model, q.Version)
 		})},
 		{"POST /v1/models/{name}/drain", body(httpapi.ReadJSON, func(ctx context.Context, model string, q VersionRequest) (Result, error) {
 			return c.Drain(ctx, model, q.Version)
@@ -212,6 +220,8 @@ func errorCodes() []errorCode {
 		{ErrNoModel, http.StatusNotFound, "model_not_found"},
 		{ErrNoVersion, http.StatusNotFound, "version_not_found"},
 		{ErrAmbiguous, http.StatusConflict, "version_ambiguous"},
+		{ErrNoJob, http.StatusNotFound, "not_found"},
+		{ErrQuota, http.StatusConflict, "quota"},
 		{ErrTooMany, http.StatusConflict, "too_many_versions"},
 		{ErrState, http.StatusInternalServerError, "state_file"},
 		{ErrDeposed, http.StatusServiceUnavailable, "conflict"},

@@ -119,6 +119,11 @@ func (c *Client) History(ctx context.Context, model string) ([]Change, error) {
 	return h.Changes, err
 }
 
+// Warm lets entries of a version be stored before it is activated.
+func (c *Client) Warm(ctx context.Context, model, version string) (Result, error) {
+	return c.change(ctx, model, "warm", VersionRequest{Version: version})
+}
+
 // Drain marks a version as on its way out.
 func (c *Client) Drain(ctx context.Context, model, version string) (Result, error) {
 	return c.change(ctx, model, "drain", VersionRequest{Version: version})

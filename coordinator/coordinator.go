@@ -31,6 +31,12 @@ type Options struct {
 	Control *Control
 	// Store is where dead epochs are deleted from; nil leaves that to other coordinators and to the entries' TTL.
 	Store store.Prefixed
+	// Warmer carries out warm-ups and looks after pins; nil refuses both.
+	Warmer Warmer
+	// PinQuota bounds the prompts that one tenant has pinned, in bytes; default DefaultPinQuota.
+	PinQuota int
+	// PinRefresh is how often pins are looked after; default DefaultPinRefresh.
+	PinRefresh time.Duration
 
 	Lease     time.Duration // the workers' lease; default 5 s
 	Reconcile time.Duration // between rounds, ± 20 %; default 1 s
@@ -53,6 +59,8 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	o.Lease = orDefault(o.Lease, DefaultLease)
 	o.Reconcile = orDefault(o.Reconcile, DefaultReconcile)
+	o.PinQuota = orDefault(o.PinQuota, DefaultPinQuota)
+	o.PinRefresh = orDefault(o.PinRefresh, DefaultPinRefresh)
 	o.Leadership = orDefault(o.Leadership, DefaultLeadership)
 	if o.Owner == "" {
 		o.Owner = rand.Text()
@@ -76,6 +84,9 @@ func (o Options) validate() error {
 	var errs []error
 	if o.Control == nil {
 		errs = append(errs, fmt.Errorf("%w: Options.Control is nil", ErrInvalid))
+	}
+	if o.PinQuota < 0 || o.PinRefresh < 0 {
+		errs = append(errs, fmt.Errorf("%w: Options: PinQuota %d, PinRefresh %v: want positive", ErrInvalid, o.PinQuota, o.PinRefresh))
 	}
 	if o.Lease < 0 || o.Reconcile < 0 {
 		errs = append(errs, fmt.Errorf("%w: Options: Lease %v, Reconcile %v: want positive", ErrInvalid, o.Lease, o.Reconcile))
@@ -107,6 +118,9 @@ type Coordinator struct {
 	lastOK   time.Time // end of the last round that reached Redis
 	cancel   context.CancelFunc
 
+	pinProblem string        // why the last round of looking after pins failed
+	pinned     chan struct{} // holds a token when pins have changed
+
 	wg sync.WaitGroup
 }
 
@@ -118,7 +132,7 @@ func New(opt Options) (*Coordinator, error) {
 	}
 	c := &Coordinator{
 		opt: opt, known: map[string]Stored{}, problems: map[string]string{}, reseen: map[string]time.Time{}, losses: map[string]time.Time{},
-		lead: leadership{owner: opt.Owner},
+		lead: leadership{owner: opt.Owner}, pinned: make(chan struct{}, 1),
 	}
 	if opt.StateFile != "" {
 		state, records, err := openState(opt.StateFile)
@@ -148,6 +162,10 @@ func (c *Coordinator) Start() {
 	c.wg.Go(func() { c.reconcileLoop(ctx) })
 	if c.opt.Store != nil {
 		c.wg.Go(func() { c.reclaimLoop(ctx) })
+	}
+	if c.opt.Warmer != nil {
+		c.wg.Go(func() { c.warmupLoop(ctx) })
+		c.wg.Go(func() { c.pinLoop(ctx) })
 	}
 }
 
@@ -204,6 +222,13 @@ func (c *Coordinator) Purge(ctx context.Context, model, selector string) (Result
 func (c *Coordinator) PurgeTenant(ctx context.Context, model string, ns block.Digest) (Result, error) {
 	return c.change(ctx, proposal{what: "purge-tenant", version: ns.String(), model: model, fn: func(r Record, s Stamp) (Record, error) {
 		return r.PurgeTenant(ns, s)
+	}})
+}
+
+// Warm lets entries of the selected variants be stored before they are activated; see Record.Warm.
+func (c *Coordinator) Warm(ctx context.Context, model, selector string) (Result, error) {
+	return c.change(ctx, proposal{what: "warm", version: selector, model: model, fn: func(r Record, s Stamp) (Record, error) {
+		return r.Warm(selector, s)
 	}})
 }
 

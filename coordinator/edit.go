@@ -74,6 +74,10 @@ func (ed *editor) retire(v block.Variant, s State) {
 func (ed *editor) promote(weights block.Digest, keep bool) {
 	for _, x := range ed.rec.Versions() {
 		switch {
+		case x.Weights == weights && x.State == Warming: // what was stored for it stays: that is what it was for
+			e := x.Entry
+			e.State, e.Since = Active, ed.ms
+			ed.put(x.Variant, e)
 		case x.Weights == weights && x.State != Active:
 			ed.activate(x.Variant)
 		case x.Weights != weights && x.State.Live() && !keep:

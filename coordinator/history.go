@@ -25,7 +25,7 @@ type Change struct {
 	At      int64  `json:"at"` // unix ms
 	Gen     uint64 `json:"gen"`
 	Term    uint64 `json:"term"`
-	What    string `json:"what"`              // register, activate, drain, revoke, purge, purge-tenant, repair or reassert
+	What    string `json:"what"`              // register, warm, activate, drain, revoke, purge, purge-tenant, repair or reassert
 	Version string `json:"version,omitempty"` // as the caller named it; the namespace for purge-tenant, the reason for reassert
 	Who     string `json:"who"`               // as the caller named itself; nobody has checked it
 	Via     string `json:"via"`               // coordinator that wrote it

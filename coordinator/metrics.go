@@ -85,7 +85,7 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range records {
 		st := statusOf(r.Record, r.Sum(), beats)
 		declared := 0
-		states := map[State]int{Registered: 0, Active: 0, Draining: 0, Revoked: 0}
+		states := map[State]int{Registered: 0, Warming: 0, Active: 0, Draining: 0, Revoked: 0}
 		for _, v := range st.Versions {
 			states[v.State]++
 			if v.Declared {

@@ -100,7 +100,7 @@ func (c *checked) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func TestAnswersAreAsDescribed(t *testing.T) {
 	srv := newServer(t)
 	ctl := srv.control(t)
-	c := newCoordinator(t, Options{Control: ctl, Store: &prefixed{rdb: ctl.rdb}, Reconcile: 5 * time.Millisecond, Lease: 20 * time.Millisecond})
+	c := newCoordinator(t, Options{Control: ctl, Store: &prefixed{rdb: ctl.rdb}, Reconcile: 5 * time.Millisecond, Lease: 20 * time.Millisecond, Warmer: &crew{}})
 	router, err := gorillamux.NewRouter(document(t))
 	if err != nil {
 		t.Fatal(err)
@@ -158,6 +158,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	call("DELETE", "/v1/models/m/tenants/"+acme.String(), "", 200)
 	call("DELETE", "/v1/models/m/tenants/acme", "", 400)
 	call("POST", "/v1/models/m/purge", `{"version":"v1","tenant":"`+acme.String()+`"}`, 400)
+	must2(t)(cl.Register(ctx, "m", identity(2, 1), "v3"))
+	must2(t)(cl.Warm(ctx, "m", "v3"))
 	must2(t)(cl.Purge(ctx, "m", "v1"))
 	must2(t)(cl.Drain(ctx, "m", "v1"))
 	must2(t)(cl.Revoke(ctx, "m", "v1"))
@@ -183,6 +185,30 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	job, err := cl.AddWarmup(ctx, WarmupRequest{JobSpec: JobSpec{Model: "m", TokensPerS: 5}, Manifest: `{"prompt":"a"}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, action := range []string{"pause", "resume", "cancel"} {
+		call("POST", "/v1/warmups/"+job.ID+"/"+action, "", 200)
+	}
+	call("GET", "/v1/warmups/"+job.ID, "", 200)
+	call("GET", "/v1/warmups", "", 200)
+	call("GET", "/v1/warmups/none", "", 404)
+	call("POST", "/v1/warmups", `{"model":"m","manifest":""}`, 400)
+	call("POST", "/v1/warmups", `{"model":"none","manifest":"x"}`, 404)
+	if _, err := cl.AddPin(ctx, "m", PinRequest{ID: "p", Prompt: "a"}); err != nil {
+		t.Error(err)
+	}
+	call("POST", "/v1/models/m/pins", `{"tokens":[1,2]}`, 200)
+	call("POST", "/v1/models/m/pins", `{"tokens":[1,2],"prompt":"x"}`, 400)
+	if l, err := cl.Pins(ctx, "m"); err != nil || len(l.Pins) != 2 {
+		t.Errorf("pins: %+v, %v", l, err)
+	}
+	if _, err := cl.RemovePin(ctx, "m", "p"); err != nil {
+		t.Error(err)
+	}
+	call("DELETE", "/v1/models/m/pins/p", "", 404)
 	call("POST", "/v1/models/m/repair", "", 400)
 	if err := srv.Set(recordPrefix+"broken", `{"v":9,"gen":41,"variants":{}}`); err != nil {
 		t.Fatal(err)
@@ -201,7 +227,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 			t.Errorf("%+v", h)
 		}
 	}
-	if got, want := strings.Join(what, " "), "register activate purge-tenant purge-tenant purge drain revoke activate purge"; got != want {
+	if got, want := strings.Join(what, " "), "register activate purge-tenant purge-tenant register warm purge drain revoke activate purge"; got != want {
 		t.Errorf("history: %s\nwant:    %s", got, want)
 	}
 	for path, item := range document(t).Paths.Map() {

@@ -26,19 +26,22 @@ const (
 // State is what may be done with the entries of a variant.
 type State string
 
-// States of a variant. A worker is granted active and draining variants only.
+// States of a variant. A worker is granted warming, active and draining variants only.
 const (
 	Registered State = "registered" // known, never activated
+	Warming    State = "warming"    // as active, but nobody swaps to it: its entries are stored before it serves
 	Active     State = "active"     // entries are read and written
 	Draining   State = "draining"   // as active, but on its way out: warm nothing new for it
 	Revoked    State = "revoked"    // entries must not be used; coming back takes a new epoch
 )
 
 // Live reports whether entries of a variant in this state may be used.
-func (s State) Live() bool { return s == Active || s == Draining }
+func (s State) Live() bool { return s == Warming || s == Active || s == Draining }
 
 // rank orders states by how much they take away; reconciliation prefers the more restrictive.
-func (s State) rank() int { return slices.Index([]State{Registered, Active, Draining, Revoked}, s) }
+func (s State) rank() int {
+	return slices.Index([]State{Registered, Warming, Active, Draining, Revoked}, s)
+}
 
 // Act names one activation: 128 random bits. Epoch numbers can be given out twice when Redis loses a write; together with
 // the act they cannot.

@@ -96,6 +96,27 @@ func (r Record) Activate(selector string, keep bool, s Stamp) (Record, error) {
 	return ed.done()
 }
 
+// Warm gives the selected variants that are not live an epoch, so that their entries can be stored while others serve. No worker swaps to them;
+// activation makes them serve, with the entries stored until then. Weights that were revoked come back only by activation.
+func (r Record) Warm(selector string, s Stamp) (Record, error) {
+	selected, err := r.match(selector)
+	if err != nil {
+		return r, err
+	}
+	ed := edit(r, s)
+	for _, v := range selected {
+		switch e := r.Variants[v]; e.State {
+		case Registered:
+			e.State, e.Since = Warming, ed.ms
+			e.Epoch, e.Act = ed.nextEpoch(), ed.act
+			ed.put(v, e)
+		case Revoked:
+			return r, fmt.Errorf("%w: %s was revoked: activate it, or warm other weights", ErrInvalid, e.Label)
+		}
+	}
+	return ed.done()
+}
+
 // Purge gives every selected live variant a new epoch: all its entries become unreachable at once. The selector "" means the whole model.
 func (r Record) Purge(selector string, s Stamp) (Record, error) {
 	ed := edit(r, s)

@@ -255,3 +255,48 @@ func TestTransitionsProperty(t *testing.T) {
 		})
 	})
 }
+
+// Warming gives an epoch that activation keeps, beside a version that serves; it never brings back what was revoked.
+func TestWarmThenActivate(t *testing.T) {
+	rec := NewRecord("m")
+	step := func(what string, r Record, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if err := r.Validate(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		rec = r
+	}
+	n := byte(0)
+	stamp := func() Stamp { n++; return Stamp{Now: time.UnixMilli(int64(n)), Act: Act{n}} }
+	old, next := identity(1, 1), identity(2, 1)
+	r, err := rec.Register(old, "old", true, stamp())
+	step("register old", r, err)
+	r, err = rec.Register(next, "next", true, stamp())
+	step("register next", r, err)
+	r, err = rec.Warm("next", stamp())
+	step("warm", r, err)
+	warm := rec.Variants[next.Variant()]
+	if warm.State != Warming || warm.Epoch == 0 || rec.Variants[old.Variant()].State != Active {
+		t.Fatalf("warming: %+v beside %+v", warm, rec.Variants[old.Variant()])
+	}
+	again, err := rec.Warm("next", stamp())
+	if err != nil || again.Gen != rec.Gen {
+		t.Errorf("warming twice changes the record: generation %d, then %d, %v", rec.Gen, again.Gen, err)
+	}
+	r, err = rec.Activate("next", false, stamp())
+	step("activate", r, err)
+	if e := rec.Variants[next.Variant()]; e.State != Active || e.Epoch != warm.Epoch || e.Act != warm.Act {
+		t.Errorf("activation gave %+v, what was warmed is under epoch %d", e, warm.Epoch)
+	}
+	if e := rec.Variants[old.Variant()]; e.State != Revoked {
+		t.Errorf("the old version is %s", e.State)
+	}
+	if _, err := rec.Warm("old", stamp()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("warming a revoked version: %v", err)
+	}
+	r, err = rec.Revoke("next", stamp())
+	step("revoke", r, err)
+}

@@ -85,7 +85,7 @@ func (v View) Version(variant block.Variant) (Version, bool) {
 	return v.versions[i], true
 }
 
-// Grant returns the grant of a variant: its entry is active or draining. It does not look at the lease; see Usable.
+// Grant returns the grant of a variant: its entry is warming, active or draining. It does not look at the lease; see Usable.
 func (v View) Grant(variant block.Variant) (Grant, bool) {
 	for i := range v.versions {
 		if x := &v.versions[i]; x.Variant == variant && (x.State.Live() || mutation.Is(mutation.RevokedGranted)) {

@@ -46,6 +46,12 @@ func scene(t testing.TB, end string) string {
 // promptTokens is how many prompt tokens a worker's llama-server says that it has found in its slots, and computed.
 func (p *process) promptTokens() (found, computed int) {
 	p.t.Helper()
+	return int(p.metric(`kvtier_llama_prompt_tokens_total{source="slot"}`)), int(p.metric(`kvtier_llama_prompt_tokens_total{source="computed"}`))
+}
+
+// metric reads one number of /metrics.
+func (p *process) metric(name string) (v float64) {
+	p.t.Helper()
 	resp, err := http.Get(p.url + "/metrics")
 	if err != nil {
 		p.t.Fatal(err)
@@ -56,16 +62,15 @@ func (p *process) promptTokens() (found, computed int) {
 		p.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, `kvtier_llama_prompt_tokens_total{source="slot"} `); ok {
-			_, err = fmt.Sscan(v, &found)
-		} else if v, ok := strings.CutPrefix(line, `kvtier_llama_prompt_tokens_total{source="computed"} `); ok {
-			_, err = fmt.Sscan(v, &computed)
-		}
-		if err != nil {
-			p.t.Fatal(err)
+		if text, ok := strings.CutPrefix(line, name+" "); ok {
+			if _, err := fmt.Sscan(text, &v); err != nil {
+				p.t.Fatal(err)
+			}
+			return v
 		}
 	}
-	return found, computed
+	p.t.Fatalf("/metrics has no %s", name)
+	return 0
 }
 
 // withoutCache asks a llama-server itself.
@@ -136,6 +141,20 @@ func TestLlamaServersShareThroughRedis(t *testing.T) {
 		if after, _ := workers[1].promptTokens(); got.Usage.Details.Cached != 0 || after != before {
 			t.Errorf("another tenant: %d cached tokens, llama-server found %d", got.Usage.Details.Cached, after-before)
 		}
+	}
+	// A warm-up on one is a hit on the other, at once: it answers when everything is stored.
+	warm := scene(t, "\nBAPTISTA:\n")[400:]
+	body, _ := json.Marshal(map[string]any{"prompt": warm})
+	resp, err := http.Post(workers[0].url+"/v1/warm", "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		t.Errorf("warm-up: %s %s", resp.Status, b)
+	}
+	if got := workers[1].complete(warm); got.Usage.Details.Remote < 500 {
+		t.Errorf("after a warm-up worker 2 took %d of %d prompt tokens from Redis", got.Usage.Details.Remote, got.Usage.PromptTokens)
 	}
 	for i, w := range workers {
 		if code := w.terminate(); code != 0 {

@@ -71,17 +71,27 @@ func (s *syncBuffer) String() string {
 // start runs a server on a free port and waits until it is ready.
 func start(t testing.TB, args ...string) *process {
 	t.Helper()
+	return startAt(t, freeAddr(t), args...)
+}
+
+// startAt is start on an address of the caller's choice, such as that of a process that is gone.
+func startAt(t testing.TB, addr string, args ...string) *process {
+	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return launch(t, path, nil, args...)
+	return launchAt(t, addr, path, nil, args...)
 }
 
 // launch is start for another binary, and with variables in its environment.
 func launch(t testing.TB, path string, env []string, args ...string) *process {
 	t.Helper()
-	addr := freeAddr(t)
+	return launchAt(t, freeAddr(t), path, env, args...)
+}
+
+func launchAt(t testing.TB, addr, path string, env []string, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, cmd: exec.Command(path, append(args, "--listen", addr)...), url: "http://" + addr, done: make(chan struct{})}
 	p.cmd.Stderr = &p.log
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...) // nothing of the developer's own settings

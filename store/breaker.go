@@ -78,14 +78,19 @@ func (o BreakerOptions) withDefaults() BreakerOptions {
 	return o
 }
 
-// Breaker is a Store that stops asking a store which is sick. It counts calls that end with a fault (IsFault: time-outs are
-// faults, ordinary misses and callers that went away are not). After Options.Faults of them in a row it opens and answers
-// ErrUnavailable at once. When the delay is over, the next call is a probe: if it succeeds, the breaker closes; if it fails, the
-// delay doubles. Nothing but traffic is needed to heal, and no timer runs. It is safe for concurrent use.
+// Breaker is a Store that stops asking a store which is sick, as its Circuit says. It is safe for concurrent use.
 //
 // The powers of the wrapped store, found with As, are not guarded.
 type Breaker struct {
-	inner       Store
+	*Circuit
+	inner Store
+}
+
+// Circuit counts calls that end with a fault (IsFault: time-outs are faults, ordinary misses and callers that went away are not). After
+// BreakerOptions.Faults of them in a row it opens and answers ErrUnavailable at once. When the delay is over, the next call is a probe: if it
+// succeeds, the circuit closes; if it fails, the delay doubles. Nothing but traffic is needed to heal, and no timer runs. It is safe for
+// concurrent use.
+type Circuit struct {
 	opts        BreakerOptions
 	unavailable error // made once, so that an open breaker allocates nothing
 
@@ -105,25 +110,36 @@ type change struct{ from, to BreakerState }
 
 // WithBreaker wraps s for callers that prefer a quick no to a slow one. Each back end needs a Breaker of its own.
 func WithBreaker(s Store, o BreakerOptions) *Breaker {
-	b := &Breaker{inner: s, opts: o.withDefaults(), unavailable: fmt.Errorf("breaker is open: %w", ErrUnavailable)}
-	b.circuit = circuitbreaker.NewBuilder[any]().
-		WithFailureThreshold(uint(b.opts.Faults)).
+	return &Breaker{Circuit: NewCircuit(o), inner: s}
+}
+
+// NewCircuit returns a closed circuit, for what is no Store, such as one node of several.
+func NewCircuit(o BreakerOptions) *Circuit {
+	c := &Circuit{opts: o.withDefaults(), unavailable: fmt.Errorf("breaker is open: %w", ErrUnavailable)}
+	c.circuit = circuitbreaker.NewBuilder[any]().
+		WithFailureThreshold(uint(c.opts.Faults)).
 		WithSuccessThreshold(1).
 		WithDelay(0).
-		OnStateChanged(b.changed). // called within methods of circuit, thus with mu held
+		OnStateChanged(c.changed). // called within methods of circuit, thus with mu held
 		Build()
-	return b
+	return c
+}
+
+// Guard runs call if the circuit admits it, counts its outcome and returns its error, or ErrUnavailable.
+func (b *Circuit) Guard(ctx context.Context, call func() error) error {
+	_, err := guarded(ctx, b, func() (int, error) { return 0, call() })
+	return err
 }
 
 // State returns the state. An open breaker whose delay is over stays open until the next call.
-func (b *Breaker) State() BreakerState {
+func (b *Circuit) State() BreakerState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.state
 }
 
 // Admits reports whether a call made now would reach the store. It changes nothing, and costs less than to prepare a call in vain.
-func (b *Breaker) Admits() bool {
+func (b *Circuit) Admits() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.state == BreakerClosed || !time.Now().Before(b.until)
@@ -137,7 +153,7 @@ func (b *Breaker) Lead(ctx context.Context, keys []string) (int, error) {
 	if len(keys) == 0 {
 		return b.inner.Lead(ctx, keys)
 	}
-	return guarded(ctx, b, func() (int, error) { return b.inner.Lead(ctx, keys) })
+	return guarded(ctx, b.Circuit, func() (int, error) { return b.inner.Lead(ctx, keys) })
 }
 
 // Get implements Store. The call's outcome is a fault if any key's was.
@@ -174,7 +190,7 @@ func (b *Breaker) Put(ctx context.Context, items []Item, ttl time.Duration) erro
 	if len(items) == 0 {
 		return b.inner.Put(ctx, items, ttl)
 	}
-	_, err := guarded(ctx, b, func() (int, error) { return 0, b.inner.Put(ctx, items, ttl) })
+	_, err := guarded(ctx, b.Circuit, func() (int, error) { return 0, b.inner.Put(ctx, items, ttl) })
 	return err
 }
 
@@ -183,12 +199,12 @@ func (b *Breaker) Delete(ctx context.Context, keys []string) (int, error) {
 	if len(keys) == 0 {
 		return b.inner.Delete(ctx, keys)
 	}
-	return guarded(ctx, b, func() (int, error) { return b.inner.Delete(ctx, keys) })
+	return guarded(ctx, b.Circuit, func() (int, error) { return b.inner.Delete(ctx, keys) })
 }
 
 // Ping implements Store. It is refused and counted like any call, and makes a cheap probe.
 func (b *Breaker) Ping(ctx context.Context) error {
-	_, err := guarded(ctx, b, func() (int, error) { return 0, b.inner.Ping(ctx) })
+	_, err := guarded(ctx, b.Circuit, func() (int, error) { return 0, b.inner.Ping(ctx) })
 	return err
 }
 
@@ -196,7 +212,7 @@ func (b *Breaker) Ping(ctx context.Context) error {
 func (b *Breaker) Close() error { return b.inner.Close() }
 
 // guarded runs call if the breaker admits it, and counts its outcome.
-func guarded(ctx context.Context, b *Breaker, call func() (int, error)) (int, error) {
+func guarded(ctx context.Context, b *Circuit, call func() (int, error)) (int, error) {
 	era, err := b.admit(ctx)
 	if err != nil {
 		return 0, err
@@ -221,6 +237,8 @@ func outcomeOf(err error) outcome {
 	switch {
 	case err == nil:
 		return outcomeWell
+	case errors.Is(err, ErrNode):
+		return outcomeNone // what is in front of the node counts it
 	case IsFault(err):
 		return outcomeFault
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed), errors.Is(err, ErrUnavailable), errors.Is(err, ErrInvalid):
@@ -231,7 +249,7 @@ func outcomeOf(err error) outcome {
 }
 
 // admit returns the era of a call that may go ahead, or the reason why it may not.
-func (b *Breaker) admit(ctx context.Context) (uint64, error) {
+func (b *Circuit) admit(ctx context.Context) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("breaker: %w", err) // it must neither count as a fault nor use up the probe
 	}
@@ -245,7 +263,7 @@ func (b *Breaker) admit(ctx context.Context) (uint64, error) {
 }
 
 // tryAdmit decides. The caller holds mu.
-func (b *Breaker) tryAdmit() (era uint64, ok bool) {
+func (b *Circuit) tryAdmit() (era uint64, ok bool) {
 	if b.state == BreakerClosed {
 		return b.era, true
 	}
@@ -264,7 +282,7 @@ func (b *Breaker) tryAdmit() (era uint64, ok bool) {
 }
 
 // record counts the outcome of a call, unless the state has changed since the call began.
-func (b *Breaker) record(era uint64, o outcome) {
+func (b *Circuit) record(era uint64, o outcome) {
 	b.mu.Lock()
 	defer b.tellAndUnlock()
 	if era != b.era {
@@ -287,7 +305,7 @@ func (b *Breaker) record(era uint64, o outcome) {
 }
 
 // changed follows circuit. The caller holds mu.
-func (b *Breaker) changed(e circuitbreaker.StateChangedEvent) {
+func (b *Circuit) changed(e circuitbreaker.StateChangedEvent) {
 	from := b.state
 	switch e.NewState {
 	case circuitbreaker.ClosedState:
@@ -305,7 +323,7 @@ func (b *Breaker) changed(e circuitbreaker.StateChangedEvent) {
 }
 
 // tellAndUnlock releases mu and reports pending changes, in order, one goroutine at a time.
-func (b *Breaker) tellAndUnlock() {
+func (b *Circuit) tellAndUnlock() {
 	if b.telling || len(b.changes) == 0 {
 		b.mu.Unlock()
 		return

@@ -26,6 +26,8 @@ var (
 	ErrFull = errors.New("store: full")
 	// ErrUnavailable means that the store was not asked, because it has failed lately.
 	ErrUnavailable = errors.New("store: unavailable")
+	// ErrNode goes with a fault of one node of several, which has a breaker of its own: it says nothing about the others.
+	ErrNode = errors.New("store: one node of several")
 	// ErrClosed means that Close was called.
 	ErrClosed = errors.New("store: closed")
 )

@@ -132,9 +132,9 @@ func (c *Cache) probe(ctx context.Context, g Generation, hashes []block.Hash) (i
 		c.reads.asked(c.now().Sub(start))
 	case reasonOf(err) == MissDeadline:
 		c.reads.asked(c.now().Sub(start)) // at least
-		return 0, MissDeadline
+		return n / parts, MissDeadline
 	default:
-		return 0, reasonOf(err)
+		return n / parts, reasonOf(err) // one node of several may be sick: the chain ends at its first block
 	}
 	if n < len(keys) && n%parts > 0 {
 		return n / parts, MissIncomplete
@@ -288,7 +288,6 @@ func (f *Fetch) Close() {
 	case f.served < len(f.hashes):
 		f.c.countMisses(f.hashes[f.served:], f.why, &f.view.Generation)
 	}
-	f.hashes = nil
 }
 
 // countMisses counts blocks of a chain that were not served. Behind one that is not stored, each has its own reason.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/codec"
@@ -155,29 +154,11 @@ func (c *Cache) StoreDirect(ctx context.Context, v View, ns block.Digest, hashes
 func (c *Cache) storeWindow(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, depth int, export func(int, block.Part, []byte) error) (int64, error) {
 	entries := c.blank(v, ns, hashes, depth)
 	defer releaseAll(entries)
-	l := c.format.Layout()
-	scratch := c.scratches.Get().(*codec.Scratch)
-	defer c.scratches.Put(scratch)
-	items, sum, encoded := make([]store.Item, 0, len(hashes)*l.PartCount()), int64(0), int64(0)
-	for i, e := range entries {
-		for p := range e.frames {
-			part := l.Part(p)
-			frame := e.frames[p][:c.format.FrameBytes(part)]
-			if err := export(i, part, c.format.Payload(frame)); err != nil {
-				return 0, fmt.Errorf("tiered: store block %d: %w", e.depth, err)
-			}
-			if err := c.format.Seal(frame, e.header(p)); err != nil {
-				return 0, err
-			}
-			// Somebody waits for memory here, not for time: what can be stored smaller is, whatever the link is like.
-			if out, ok := c.format.Encode(nil, frame, c.opts.Encoding, scratch); ok {
-				frame = out
-				encoded += int64(len(out))
-			}
-			items = append(items, store.Item{Key: e.key(p), Value: frame})
-			sum += int64(len(frame))
-		}
+	if err := c.seal(entries, export); err != nil {
+		return 0, err
 	}
+	// Somebody waits for memory here, not for time: what can be stored smaller is, whatever the link is like.
+	items, sum, encoded := c.values(entries, c.opts.Encoding)
 	if err := c.shareable(&v, ns); err != nil {
 		return 0, err
 	}
@@ -191,6 +172,53 @@ func (c *Cache) storeWindow(ctx context.Context, v View, ns block.Digest, hashes
 	c.stats.spilled.Add(int64(len(hashes)))
 	c.tenants.stored(ns, sum)
 	return sum, nil
+}
+
+// seal seals the payloads that export writes.
+func (c *Cache) seal(entries []*entry, export func(int, block.Part, []byte) error) error {
+	l := c.format.Layout()
+	for i, e := range entries {
+		for p := range e.frames {
+			part := l.Part(p)
+			e.frames[p] = e.frames[p][:c.format.FrameBytes(part)]
+			if err := export(i, part, c.format.Payload(e.frames[p])); err != nil {
+				return fmt.Errorf("tiered: store block %d: %w", e.depth, err)
+			}
+			if err := c.format.Seal(e.frames[p], e.header(p)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// values is what is stored for entries, their size, and how much of that is encoded.
+func (c *Cache) values(entries []*entry, enc codec.Encoding) (items []store.Item, sum, encoded int64) {
+	scratch := c.scratches.Get().(*codec.Scratch)
+	defer c.scratches.Put(scratch)
+	for _, e := range entries {
+		for p, frame := range e.frames {
+			if out, ok := c.format.Encode(nil, frame, enc, scratch); ok {
+				frame = out
+				encoded += int64(len(out))
+			}
+			items = append(items, store.Item{Key: e.key(p), Value: frame})
+			sum += int64(len(frame))
+		}
+	}
+	return items, sum, encoded
+}
+
+// Weigh says how many bytes the blocks of hashes would take in the remote tier, as they are and encoded, and stores nothing.
+func (c *Cache) Weigh(v View, ns block.Digest, hashes []block.Hash, export func(i int, p block.Part, dst []byte) error) (raw, encoded int64, err error) {
+	entries := c.blank(v, ns, hashes, 0)
+	defer releaseAll(entries)
+	if err := c.seal(entries, export); err != nil {
+		return 0, 0, err
+	}
+	_, raw, _ = c.values(entries, codec.Raw)
+	_, encoded, _ = c.values(entries, codec.Planes)
+	return raw, encoded, nil
 }
 
 // Pin takes the TTL off the blocks of hashes, so that no server whose policy evicts volatile keys only evicts them, and returns how
@@ -228,5 +256,5 @@ func (c *Cache) Unpin(ctx context.Context, v View, ns block.Digest, hashes []blo
 // ErrPins means that the remote tier cannot keep values without a TTL.
 var ErrPins = errors.New("tiered: the remote tier cannot pin")
 
-// TTL is how long what is stored lives.
-func (c *Cache) TTL() time.Duration { return c.opts.TTL }
+// Shared reports whether there is a remote tier.
+func (c *Cache) Shared() bool { return c.remote != nil }

@@ -75,7 +75,7 @@ func (r *Replica) Explain(ctx context.Context, req Request) (Explanation, error)
 	work := tiered.Work{At: hot * l.BlockTokens, End: (hot + remote) * l.BlockTokens, Block: l.BlockTokens, TokenBytes: float64(l.TokenBytes())}
 	all := work
 	all.End = len(hashes) * l.BlockTokens
-	path, prefill := c.Path(), r.prefill[Serving].Estimate()
+	path, prefill := c.Path(), r.prefill[req.Priority].Estimate()
 	plan := tiered.Decide(path, prefill, work)
 	asks, _ := tiered.Ask(path, prefill, all, c.ProbeTimeout())
 	switch r.opts.Gate {

@@ -85,6 +85,9 @@ func (a *api) routes() []route {
 		{"GET /v1/models/{id...}", a.model},
 		{"POST /v1/weights", a.load},
 		{"POST /v1/explain", a.explain},
+		{"GET /v1/warm", a.warmInfo},
+		{"POST /v1/warm", a.warm},
+		{"POST /v1/warm/tokens", a.tokens},
 		{"GET /openapi.yaml", document},
 		{"GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 			httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})

@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/kvtier/kvtier/tiered"
@@ -27,6 +29,19 @@ func (s *session) resume(ctx context.Context, noCache bool) (usable bool, err er
 	}
 	s.kept = max(0, stored) / s.engine.Layout().BlockTokens
 	return stored >= 0, nil
+}
+
+// resumeAlone begins a sequence of its own, which shares K/V with no other, for those who move K/V by hand.
+func resumeAlone(ctx context.Context, seq engine.Sequence, tokens []int32) error {
+	r, ok := seq.(engine.Resumer)
+	if !ok {
+		return nil
+	}
+	stored, err := r.Resume(ctx, tokens, rand.Text)
+	if err == nil && stored < 0 {
+		err = errors.New("the engine cannot exchange K/V at the moment: /readyz says why")
+	}
+	return err
 }
 
 // scope names what an engine's own K/V may be used together, as the cache would decide it for a block at this moment: the chain's root

@@ -2,8 +2,11 @@ package worker_test
 
 import (
 	"context"
+	"log/slog"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
@@ -87,6 +90,38 @@ func TestTrainingPassesNeverUseTheCache(t *testing.T) {
 	}
 }
 
+// pauseLog collects the pauses that the worker logs with its swaps.
+type pauseLog struct {
+	slog.Handler
+	mu  sync.Mutex
+	all []time.Duration
+}
+
+func (l *pauseLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l *pauseLog) Handle(_ context.Context, rec slog.Record) error {
+	rec.Attrs(func(a slog.Attr) bool {
+		if d, err := time.ParseDuration(a.Value.String()); a.Key == "pause" && err == nil {
+			l.mu.Lock()
+			l.all = append(l.all, d)
+			l.mu.Unlock()
+		}
+		return true
+	})
+	return nil
+}
+
+// quantiles returns how many pauses there were, and their p50, p99 and maximum.
+func (l *pauseLog) quantiles() (n int, p50, p99, most time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n = len(l.all); n == 0 {
+		return
+	}
+	slices.Sort(l.all)
+	return n, l.all[n/2], l.all[n*99/100], l.all[n-1]
+}
+
 // Row 18 of the fault matrix: a thousand swaps under traffic. Every answer is the one that its own weights give without a cache.
 func TestAThousandSwapsUnderTraffic(t *testing.T) {
 	swaps := 1000
@@ -99,7 +134,8 @@ func TestAThousandSwapsUnderTraffic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "1", Cache: c})
+	pauses := new(pauseLog)
+	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "1", Cache: c, Logger: slog.New(pauses)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +208,11 @@ func TestAThousandSwapsUnderTraffic(t *testing.T) {
 	close(done)
 	a, b := <-tallies, <-tallies
 	t.Logf("%d swaps, %d requests, %d cached tokens, %d mismatches", swaps, a.requests+b.requests, a.cached+b.cached, a.wrong+b.wrong)
+	n, p50, p99, most := pauses.quantiles()
+	t.Logf("requests waited for a swap p50 %v, p99 %v, at most %v", p50.Round(time.Microsecond), p99.Round(time.Microsecond), most.Round(time.Microsecond))
+	if n != swaps {
+		t.Errorf("%d pauses were logged for %d swaps", n, swaps)
+	}
 	if a.wrong+b.wrong != 0 {
 		t.Errorf("%d answers are not those of their weights", a.wrong+b.wrong)
 	}

@@ -62,13 +62,18 @@ func TestBenchJSONNames(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil {
 		t.Fatalf("%v\n%s", err, stdout)
 	}
-	if len(doc.Remote) != 4 || len(doc.Codec) == 0 {
+	if len(doc.Remote) != 4 || len(doc.Codec) != 3 {
 		t.Fatalf("%d remote rows, %d codecs", len(doc.Remote), len(doc.Codec))
+	}
+	loss, ok := doc.Codec[2]["loss"].(map[string]any)
+	if !ok || doc.Codec[2]["lossless"] != false {
+		t.Fatalf("the lossy codec does not say what it loses: %v", doc.Codec[2])
 	}
 	for what, c := range map[string]struct {
 		have map[string]any
 		want string
 	}{
+		"loss":    {loss, "model prefix_tokens scored_tokens perplexity_exact perplexity logit_rms logit_max logit_spread same_top"},
 		"remote":  {doc.Remote[0], "op value_bytes connections gbps raw_gbps ratio allocs_per_op client_cpu_s_per_gb"},
 		"probe":   {doc.Probe, "blocks ms"},
 		"hot":     {doc.Hot, "ns_per_hit allocs_per_hit"},

@@ -21,10 +21,12 @@ type coordinatorFlags struct {
 	lease               time.Duration
 	noAutoActivate      bool
 	state               string
+	workerToken         string
+	pinQuota            byteSize
 }
 
 func newCoordinator() *cobra.Command {
-	var f coordinatorFlags
+	f := coordinatorFlags{pinQuota: coordinator.DefaultPinQuota}
 	cmd := &cobra.Command{
 		Use:   "coordinator",
 		Short: "Own the versions of models and invalidate entries when weights change",
@@ -46,6 +48,8 @@ even if Redis is flushed or restored from a backup while every coordinator is do
 	fl.DurationVar(&f.lease, "lease", coordinator.DefaultLease, "how long workers trust a record they have read")
 	fl.StringVar(&f.state, "state", "", "`file` that keeps the desired records; written before Redis is")
 	fl.BoolVar(&f.noAutoActivate, "no-auto-activate", false, "do not activate the first version of a new model")
+	fl.StringVar(&f.workerToken, "worker-token", "", "bearer token of the workers, for warm-ups and pins")
+	fl.Var(&f.pinQuota, "pin-quota", "prompts that one tenant may pin, together")
 	return cmd
 }
 
@@ -56,6 +60,7 @@ func (f *coordinatorFlags) run(ctx context.Context) error {
 	log := f.logger()
 	c, err := startCoordinator(coordinatorOptions{
 		redis: f.redis, controlRedis: f.controlRedis, lease: f.lease, noAutoActivate: f.noAutoActivate, state: f.state, logger: log,
+		workerToken: f.workerToken, pinQuota: int(f.pinQuota),
 	})
 	if err != nil {
 		return err
@@ -75,6 +80,8 @@ type coordinatorOptions struct {
 	lease, reconcile    time.Duration // 0 for the defaults
 	noAutoActivate      bool
 	state               string // file of desired state, "" for none
+	workerToken         string // for warm-ups
+	pinQuota            int    // 0 for the default
 	logger              *slog.Logger
 }
 
@@ -94,13 +101,14 @@ func startCoordinator(o coordinatorOptions) (*runningCoordinator, error) {
 	if url == "" {
 		url = o.redis
 	}
-	rdb, err := redisstore.Connect(redisstore.Options{URL: url, Role: "control", PoolSize: 2})
+	rdb, err := redisstore.Connect(redisstore.Options{URL: url, Role: "control", PoolSize: 4})
 	if err != nil {
 		return nil, errors.Join(usageError{fmt.Errorf("--control-redis: %w", err)}, data.Close())
 	}
 	r := &runningCoordinator{control: coordinator.NewControl(rdb)}
 	r.Coordinator, err = coordinator.New(coordinator.Options{
 		Control: r.control, Store: data, Lease: o.lease, Reconcile: o.reconcile, NoAutoActivate: o.noAutoActivate, StateFile: o.state,
+		Warmer: fleetWarmer{o.workerToken}, PinQuota: o.pinQuota,
 		Logger: o.logger,
 	})
 	if err != nil {

@@ -77,15 +77,17 @@ func registerEngine(r prometheus.Registerer, e engine.Engine) {
 	if !ok {
 		return
 	}
-	counter := func(name, help string, labels prometheus.Labels, value func(llamacpp.Stats) int64) {
+	counter := func(name, help string, labels prometheus.Labels, value func(llamacpp.Stats) float64) {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
-			func() float64 { return float64(value(l.Stats())) }))
+			func() float64 { return value(l.Stats()) }))
 	}
 	const tokens, tokensHelp = "kvtier_llama_prompt_tokens_total", "Prompt tokens by what llama-server says that it did: found them in its slot (also those restored there), or computed them."
-	counter(tokens, tokensHelp, prometheus.Labels{"source": "slot"}, func(s llamacpp.Stats) int64 { return s.ReusedTokens })
-	counter(tokens, tokensHelp, prometheus.Labels{"source": "computed"}, func(s llamacpp.Stats) int64 { return s.ComputedTokens })
+	counter(tokens, tokensHelp, prometheus.Labels{"source": "slot"}, func(s llamacpp.Stats) float64 { return float64(s.ReusedTokens) })
+	counter(tokens, tokensHelp, prometheus.Labels{"source": "computed"}, func(s llamacpp.Stats) float64 { return float64(s.ComputedTokens) })
 	const files, filesHelp = "kvtier_llama_slot_files_total", "Slot files exchanged with llama-server."
-	counter(files, filesHelp, prometheus.Labels{"outcome": "restored"}, func(s llamacpp.Stats) int64 { return s.Restored })
-	counter(files, filesHelp, prometheus.Labels{"outcome": "saved"}, func(s llamacpp.Stats) int64 { return s.Saved })
-	counter(files, filesHelp, prometheus.Labels{"outcome": "failed"}, func(s llamacpp.Stats) int64 { return s.Failed })
+	counter(files, filesHelp, prometheus.Labels{"outcome": "restored"}, func(s llamacpp.Stats) float64 { return float64(s.Restored) })
+	counter(files, filesHelp, prometheus.Labels{"outcome": "saved"}, func(s llamacpp.Stats) float64 { return float64(s.Saved) })
+	counter(files, filesHelp, prometheus.Labels{"outcome": "failed"}, func(s llamacpp.Stats) float64 { return float64(s.Failed) })
+	counter("kvtier_llama_compute_seconds_total", "How long llama-server says that it computed, summed over requests.", nil,
+		func(s llamacpp.Stats) float64 { return s.Computing.Seconds() })
 }

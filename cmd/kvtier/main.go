@@ -80,7 +80,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input.`,
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
 	group(root)
-	root.AddCommand(newDemo(), newWorker(), newCoordinator(), newWarmup(), newModel(), newBench(), newCheck(), newChaos(), newSecure(), newExplain(), newHealthcheck(),
+	root.AddCommand(newDemo(), newWorker(), newCoordinator(), newWarmup(), newPin(), newModel(), newBench(), newCheck(), newChaos(), newSecure(), newExplain(), newHealthcheck(),
 		newVersion())
 	return root
 }

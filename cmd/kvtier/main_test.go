@@ -3,16 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 )
@@ -108,6 +104,11 @@ func TestBadInputIsNamed(t *testing.T) {
 		"open to the world":    {[]string{"worker", "--listen", ":0"}, "--insecure"},
 		"coordinator alone":    {[]string{"worker", "--coordinator", "http://127.0.0.1:1"}, "--redis"},
 		"size":                 {[]string{"worker", "--hot-bytes", "lots"}, "256MiB"},
+		"engine":               {[]string{"worker", "--engine", "abacus"}, "llamacpp"},
+		"no llama-server":      {[]string{"worker", "--engine", "llamacpp", "--checkpoint", "x.gguf"}, "--llama-url"},
+		"no llama engine":      {[]string{"worker", "--llama-url", "http://127.0.0.1:1"}, "--engine llamacpp"},
+		"llama-server's URL":   {[]string{"worker", "--engine", "llamacpp", "--llama-url", "localhost:1", "--checkpoint", "../../models/shakespeare-3m-v1.gguf"}, "http://127.0.0.1:8080"},
+		"no such slots":        {[]string{"worker", "--engine", "llamacpp", "--llama-url", "http://127.0.0.1:1", "--slots-dir", "/no/such/dir", "--checkpoint", "x.gguf"}, "SlotsDir"},
 		"coordinator's listen": {[]string{"coordinator", "--listen", "0.0.0.0:0"}, "--insecure"},
 		"coordinator's Redis":  {[]string{"coordinator", "--redis", "rediss//x"}, "redis"},
 		"chaos in the open":    {[]string{"chaos", "--listen", ":0"}, "--insecure"},
@@ -115,6 +116,8 @@ func TestBadInputIsNamed(t *testing.T) {
 		"no prompts":           {[]string{"warmup", filepath.Join(dir, "none.txt")}, "none.txt"},
 		"empty prompts":        {[]string{"warmup", file("empty.txt", "\n\n")}, "one per line"},
 		"worker URL":           {[]string{"warmup", file("p.txt", "a\n"), "--worker", "127.0.0.1"}, "http://"},
+		"lonely activation":    {[]string{"warmup", "run", file("p.txt", "a\n"), "--activate-when-done"}, "--checkpoint"},
+		"checkpoint alone":     {[]string{"warmup", "run", file("p.txt", "a\n"), "--checkpoint", "x.gguf"}, "--redis"},
 		"missing version":      {[]string{"model", "activate", "m"}, "arg"},
 		"coordinator URL":      {[]string{"model", "status", "--coordinator", "::"}, "coordinator"},
 	} {
@@ -166,48 +169,6 @@ func TestVersionAndHelp(t *testing.T) {
 	}
 }
 
-func TestWarmupReportsWhatWasComputed(t *testing.T) {
-	var calls atomic.Int64
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var q struct {
-			Prompt string
-			Max    *int `json:"max_tokens"`
-		}
-		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || q.Max == nil || *q.Max != 0 {
-			t.Errorf("request %+v, %v", q, err)
-		}
-		calls.Add(1)
-		if strings.HasPrefix(q.Prompt, "bad") {
-			w.WriteHeader(http.StatusBadRequest)
-			_, _ = w.Write([]byte(`{"error":{"message":"too long"}}`))
-			return
-		}
-		_, _ = w.Write([]byte(`{"usage":{"prompt_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}}`))
-	}))
-	defer s.Close()
-	defer http.DefaultClient.CloseIdleConnections()
-	file := filepath.Join(t.TempDir(), "prompts.txt")
-	write := func(s string) {
-		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("one\n\ntwo\nthree\n")
-	code, stdout, stderr := kvtier(t, "warmup", file, "--worker", s.URL, "--json")
-	var r warmupReport
-	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != exitOK {
-		t.Fatalf("exit code %d, %v: %s%s", code, err, stdout, stderr)
-	}
-	if r.Items != 3 || r.Failed != 0 || r.ComputedTokens != 18 || r.SkippedTokens != 12 || calls.Load() != 3 {
-		t.Errorf("report %+v after %d calls", r, calls.Load())
-	}
-	write("good\nbad\n")
-	if code, stdout, stderr := kvtier(t, "warmup", file, "--worker", s.URL); code != exitFailed || !strings.Contains(stderr, "too long") ||
-		!strings.Contains(stdout, "warmed 1 of 2 prompts") {
-		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
-	}
-}
-
 func TestProgressOfSomethingThatIsNoTerminal(t *testing.T) {
 	var out bytes.Buffer
 	p := newProgress(&out, "job", 2)
@@ -217,15 +178,6 @@ func TestProgressOfSomethingThatIsNoTerminal(t *testing.T) {
 	p.done()
 	if got := out.String(); got != "job: 2 of 2\n" {
 		t.Errorf("printed %q", got)
-	}
-}
-
-func TestPromptsThatBeginAlikeGoToOneWorker(t *testing.T) {
-	a, b, c := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
-	got := assign([]string{a + "1", b + "1", a + "2", c + "1", b + "2", "short"}, 2)
-	want := [][]string{{a + "1", a + "2", "short"}, {b + "1", c + "1", b + "2"}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("queues (-want +got):\n%s", diff)
 	}
 }
 

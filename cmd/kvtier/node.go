@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +67,7 @@ type checkpoint struct {
 type node struct {
 	replica *worker.Replica
 	cache   *tiered.Cache
+	redis   *redisstore.Store // nil without one
 	breaker *store.Breaker
 	watch   *coordinator.Watch
 
@@ -102,6 +104,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 			return n, usageError{err}
 		}
 		n.onClose(func(context.Context) error { return s.Close() })
+		n.redis = s
 		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, OnStateChange: func(from, to store.BreakerState) {
 			o.logger.Warn("breaker changed", "tier", "redis", "from", from.String(), "to", to.String())
 		}})
@@ -187,7 +190,10 @@ func (o nodeOptions) identify(ctx context.Context) (first engine.Engine, all []w
 		}
 		e, err := c.open(ctx)
 		if err != nil {
-			return nil, nil, errors.Join(usageError{err}, closeEngine(first))
+			if !errors.Is(err, engine.ErrUnavailable) {
+				err = usageError{err}
+			}
+			return nil, nil, errors.Join(err, closeEngine(first))
 		}
 		if i == 0 {
 			first = e
@@ -299,6 +305,14 @@ func (n *node) info(o nodeOptions) coordinator.Info {
 	return info
 }
 
+// sickNodes are the nodes of a cluster whose breakers are not closed.
+func (n *node) sickNodes() []redisstore.NodeState {
+	if n.redis == nil {
+		return nil
+	}
+	return slices.DeleteFunc(n.redis.NodeStates(), func(s redisstore.NodeState) bool { return s.State == store.BreakerClosed })
+}
+
 // degraded says what is not as it should be, although requests are answered.
 func (n *node) degraded() (why []string) {
 	e, _ := n.replica.Resident()
@@ -307,6 +321,9 @@ func (n *node) degraded() (why []string) {
 	}
 	if n.breaker != nil && n.breaker.State() != store.BreakerClosed {
 		why = append(why, "redis: unavailable, breaker "+n.breaker.State().String())
+	}
+	for _, node := range n.sickNodes() {
+		why = append(why, fmt.Sprintf("redis: node %s unavailable, breaker %v", node.Node, node.State))
 	}
 	if n.watch != nil {
 		if v := n.watch.View(); v.State != coordinator.Leased {

@@ -174,7 +174,8 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	registry := prometheus.NewRegistry()
 	registerNode(registry, n, o.model)
 	registerEngine(registry, e)
-	h := worker.HandlerOptions{Model: o.model, Token: f.token, ChatTemplate: template, Degraded: func() []string { return append(n.degraded(), settings.problems()...) }, Registry: registry}
+	h := worker.HandlerOptions{Model: o.model, Token: f.token, Degraded: func() []string { return append(n.degraded(), settings.problems()...) }, Registry: registry,
+		ChatTemplate: template}
 	if f.engine == engineBuiltin {
 		h.Load = func(ctx context.Context, name string) (worker.Loaded, error) {
 			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo, quant: kvQuant}, o, name)
@@ -214,11 +215,29 @@ func registerNode(r prometheus.Registerer, n *node, model string) {
 		gauge("kvtier_breaker_state", "What the breaker in front of the remote tier does: 0 closed, 1 open, 2 half-open.", nil,
 			func() float64 { return float64(n.breaker.State()) })
 	}
+	if n.redis != nil {
+		r.MustRegister(nodeBreakers{n.redis})
+	}
 	if n.watch != nil {
 		labels := prometheus.Labels{"model": model}
 		gauge("kvtier_generation", "Generation of the control record that this worker has adopted, 0 for none.", labels,
 			func() float64 { return float64(n.watch.View().Gen) })
 		gauge("kvtier_lease_remaining_seconds", "How long the control record may still be trusted; 0 when it may not.", labels,
 			func() float64 { return max(0, time.Until(n.watch.View().LeaseUntil).Seconds()) })
+	}
+}
+
+// nodeBreakers exports the state of the breaker of each node of a cluster.
+type nodeBreakers struct{ redis *redisstore.Store }
+
+var descNodeBreaker = prometheus.NewDesc("kvtier_node_breaker_state", "What the breaker of one node of a cluster does: 0 closed, 1 open, 2 half-open.", []string{"node"}, nil)
+
+// Describe implements prometheus.Collector.
+func (nodeBreakers) Describe(ch chan<- *prometheus.Desc) { ch <- descNodeBreaker }
+
+// Collect implements prometheus.Collector.
+func (b nodeBreakers) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range b.redis.NodeStates() {
+		ch <- prometheus.MustNewConstMetric(descNodeBreaker, prometheus.GaugeValue, float64(s.State), s.Node)
 	}
 }

@@ -139,6 +139,11 @@ func Faults(ctx context.Context, o FaultOptions) (rows []FaultRow, err error) {
 		clean := context.WithoutCancel(ctx)
 		err = errors.Join(err, b.admin.FlushAll(clean).Err(), b.admin.Close())
 	}()
+	if !o.Fake {
+		if b.config, err = b.admin.ConfigGet(ctx, "maxmemory*").Result(); err != nil {
+			return nil, err
+		}
+	}
 	if b.proxy, err = faultproxy.Open(faultproxy.Options{Listen: "127.0.0.1:0", Upstream: o.Upstream, Seed: o.Seed}); err != nil {
 		return nil, err
 	}
@@ -164,7 +169,7 @@ func (b *faultBench) one(ctx context.Context, r faultRow) (row FaultRow, err err
 	}
 	defer func() {
 		clean := context.WithoutCancel(ctx)
-		err = errors.Join(err, b.proxy.Set(faultproxy.Faults{}), b.stop(clean), b.limit(clean, 0))
+		err = errors.Join(err, b.proxy.Set(faultproxy.Faults{}), b.stop(clean), b.restore(clean))
 	}()
 	row, err = r.run(ctx, b)
 	row.Fault, row.About, row.Target = r.name, r.about, r.target
@@ -179,7 +184,8 @@ type faultBench struct {
 	proxy   *faultproxy.Proxy
 	random  *rand.Rand
 	workers []*FaultWorker
-	shared  [][]int32 // prefixes that are stored
+	shared  [][]int32         // prefixes that are stored
+	config  map[string]string // settings of the server that rows change, as they were
 }
 
 func openAdmin(ctx context.Context, o FaultOptions) (*redis.Client, error) {
@@ -199,12 +205,20 @@ func openAdmin(ctx context.Context, o FaultOptions) (*redis.Client, error) {
 	return c, nil
 }
 
-// limit sets the server's maxmemory; 0 for none.
+// limit makes the server refuse to store beyond so many bytes.
 func (b *faultBench) limit(ctx context.Context, bytes int64) error {
-	if b.o.Fake {
-		return nil
+	return errors.Join(b.admin.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err(), b.admin.ConfigSet(ctx, "maxmemory", fmt.Sprint(bytes)).Err())
+}
+
+// restore undoes limit.
+func (b *faultBench) restore(ctx context.Context) error {
+	var errs []error
+	for _, name := range []string{"maxmemory", "maxmemory-policy"} {
+		if value, ok := b.config[name]; ok {
+			errs = append(errs, b.admin.ConfigSet(ctx, name, value).Err())
+		}
 	}
-	return b.admin.ConfigSet(ctx, "maxmemory", fmt.Sprint(bytes)).Err()
+	return errors.Join(errs...)
 }
 
 // used is what the server's memory holds now.

@@ -249,7 +249,7 @@ func (b *batch) stop(cancel context.CancelFunc) {
 // fail gives err to every key of sp.
 func (b *batch) fail(ctx context.Context, op string, sp span, err error) {
 	for _, i := range b.order[sp.from:sp.to] {
-		b.results[i].err = wrap(ctx, op, *b.key(i), err)
+		b.results[i].err = wrap(ctx, op, *b.key(i), b.s.blame(ctx, *b.key(i), err))
 	}
 }
 

@@ -19,7 +19,7 @@ func Connect(o Options) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o.connect(), nil
+	return o.connect(redis.NewClient), nil
 }
 
 // resolve returns o with its defaults, or all its problems.
@@ -34,11 +34,11 @@ func (o Options) resolve() (Options, error) {
 	return o, nil
 }
 
-// connect makes the client of o.Mode. Why these settings: nothing is retried, because a late answer is a miss and retries
+// connect makes the client of o.Mode, nodeClient those of a cluster's nodes. Why these settings: nothing is retried, because a late answer is a miss and retries
 // belong to the breaker; a failed dial is not repeated, so that a dead server costs less than a millisecond; pipelines
 // share the main pool, whose 32 KiB buffers copy less than the 128 KiB ones of a pipeline pool; RESP2, because RESP3 looks
 // for push messages before every reply.
-func (o Options) connect() redis.UniversalClient {
+func (o Options) connect(nodeClient func(*redis.Options) *redis.Client) redis.UniversalClient {
 	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	switch o.Mode {
 	case Cluster:
@@ -49,7 +49,7 @@ func (o Options) connect() redis.UniversalClient {
 			MinRetryBackoff: time.Millisecond, MaxRetryBackoff: 8 * time.Millisecond,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
 			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-			ClusterStateReloadInterval: 5 * time.Second, FailingTimeoutSeconds: 3,
+			NewClient: nodeClient, ClusterStateReloadInterval: 5 * time.Second, FailingTimeoutSeconds: 3,
 		})
 	case Sentinel:
 		return redis.NewFailoverClient(&redis.FailoverOptions{

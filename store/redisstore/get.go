@@ -57,11 +57,15 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 
 // getSpan sets the result of each key of sp, whatever happens.
 func (b *batch) getSpan(ctx context.Context, l *lane, sp span) {
-	err := b.s.carry(ctx, l.gets, min(sp.bytes, l.max), func() {
-		if fits := b.getPipeline(ctx, sp); !fits {
-			b.getFitting(ctx, sp)
-		}
-	})
+	err := l.reading.Acquire(ctx, 1)
+	if err == nil {
+		defer l.reading.Release(1)
+		err = b.s.carry(ctx, l.gets, min(sp.bytes, l.max), func() {
+			if fits := b.getPipeline(ctx, sp); !fits {
+				b.getFitting(ctx, sp)
+			}
+		})
+	}
 	if err != nil {
 		b.fail(ctx, "get", sp, err)
 	}
@@ -103,7 +107,7 @@ func (b *batch) getFitting(ctx context.Context, sp span) {
 		n, err := cmd.(*redis.IntCmd).Result()
 		switch {
 		case err != nil:
-			b.results[i] = result{err: wrap(ctx, "get", b.keys[i], err)}
+			b.results[i] = result{err: wrap(ctx, "get", b.keys[i], b.s.blame(ctx, b.keys[i], err))}
 		case int(n) > len(b.bufs[i])-store.Spare:
 			b.results[i] = result{err: &opError{"get", b.keys[i], store.ErrTooLarge}}
 		default: // 0 may be a missing key
@@ -128,7 +132,7 @@ func (b *batch) received(ctx context.Context, i int32, cmd *redis.ZeroCopyString
 	n, err := cmd.Result()
 	switch {
 	case err != nil:
-		b.results[i] = result{err: wrap(ctx, "get", b.keys[i], err)}
+		b.results[i] = result{err: wrap(ctx, "get", b.keys[i], b.s.blame(ctx, b.keys[i], err))}
 	case n > len(b.bufs[i])-store.Spare: // the client would use the spare bytes
 		b.results[i] = result{err: &opError{"get", b.keys[i], store.ErrTooLarge}}
 	default:

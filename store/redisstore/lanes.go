@@ -34,30 +34,35 @@ type lane struct {
 	max      int // bytes of gets
 	putBytes int
 	gets     *semaphore.Weighted // bytes
+	reading  *semaphore.Weighted // connections of gets: however slow they are, there are some left for questions and writes
 	puts     *semaphore.Weighted // pipelines
 }
 
-func newLane(maxBytes int) *lane {
-	return &lane{max: maxBytes, putBytes: min(putBytes, maxBytes*(putBytes>>10)/(defaultInFlight>>10)),
-		gets: semaphore.NewWeighted(int64(maxBytes)), puts: semaphore.NewWeighted(putsAtOnce)}
+func newLane(maxBytes, poolSize int) *lane {
+	return &lane{
+		max: maxBytes, putBytes: min(putBytes, maxBytes*(putBytes>>10)/(defaultInFlight>>10)),
+		gets: semaphore.NewWeighted(int64(maxBytes)), puts: semaphore.NewWeighted(putsAtOnce),
+		reading: semaphore.NewWeighted(int64(max(1, poolSize-putsAtOnce-1))),
+	}
 }
 
 // lanes finds the lane of a key. In a cluster it knows the servers by their clients; a slot that has moved meanwhile is counted
 // where it was until the client has learnt better, because the client follows redirections by itself.
 type lanes struct {
 	max     int
+	pool    int     // connections to one server
 	all     []*lane // without a cluster: the one
 	cluster *redis.ClusterClient
 	byNode  sync.Map // *redis.Client → *lane
 }
 
-func (l *lanes) init(c redis.UniversalClient, maxBytes int) {
-	l.max = maxBytes
+func (l *lanes) init(c redis.UniversalClient, maxBytes, poolSize int) {
+	l.max, l.pool = maxBytes, poolSize
 	if cl, ok := c.(*redis.ClusterClient); ok {
 		l.cluster = cl
 		return
 	}
-	l.all = []*lane{newLane(maxBytes)}
+	l.all = []*lane{newLane(maxBytes, poolSize)}
 }
 
 func (l *lanes) of(ctx context.Context, key string) (*lane, error) {
@@ -68,7 +73,7 @@ func (l *lanes) of(ctx context.Context, key string) (*lane, error) {
 	if found, ok := l.byNode.Load(node); ok {
 		return found.(*lane), nil
 	}
-	found, _ := l.byNode.LoadOrStore(node, newLane(l.max))
+	found, _ := l.byNode.LoadOrStore(node, newLane(l.max, l.pool))
 	return found.(*lane), nil
 }
 

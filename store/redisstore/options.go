@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/kvtier/kvtier/store"
 )
 
 // Mode says what the addresses in Options are.
@@ -71,6 +73,8 @@ type Options struct {
 	// all calls; calls beyond wait. Default 6 MiB: from 7 MiB of replies on, servers with jemalloc 5.3.0 lose half their throughput.
 	// Writes, which leave no replies behind, are bounded by two pipelines per server of two thirds of it each.
 	MaxInFlightBytes int
+	// NodeBreaker configures the breakers that a cluster's nodes have each. OnStateChange is called without saying which node it is.
+	NodeBreaker store.BreakerOptions
 	// TTLJitter is the largest part by which Put lengthens a TTL, so that what was stored together does not expire together.
 	// Default 0.1; negative means none; at most 1.
 	TTLJitter float64

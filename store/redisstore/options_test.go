@@ -55,7 +55,7 @@ func TestJittered(t *testing.T) {
 // spansOf plans a batch for one server.
 func spansOf(sizes []int) []span {
 	s := &Store{}
-	s.lanes.init(nil, 6<<20)
+	s.lanes.init(nil, 6<<20, 6)
 	b := s.newBatch(len(sizes))
 	b.keys, b.bufs = make([]string, len(sizes)), make([][]byte, len(sizes))
 	for i, n := range sizes {
@@ -83,7 +83,7 @@ func TestSpans(t *testing.T) {
 // The replies that one call may have outstanding at one server never exceed its bound, nor three.
 func TestWidthKeepsTheBound(t *testing.T) {
 	s := &Store{}
-	s.lanes.init(nil, defaultInFlight)
+	s.lanes.init(nil, defaultInFlight, 6)
 	for size, want := range map[int]int{64 << 10: 3, 1<<20 + 600: 3, 2 << 20: 3, 2<<20 + 600: 2, 4<<20 + 600: 1, 7 << 20: 1} {
 		b := s.newBatch(9)
 		b.keys, b.bufs = make([]string, 9), make([][]byte, 9)

@@ -33,7 +33,7 @@ func (s *Store) Lead(ctx context.Context, keys []string) (int, error) {
 	for i, cmd := range p.cmds {
 		n, err := cmd.Result()
 		if err != nil {
-			return i, wrap(ctx, "lead", keys[i], s.diagnose(ctx, err)) // p is left to the collector: it may hold the error
+			return i, wrap(ctx, "lead", keys[i], s.blame(ctx, keys[i], s.diagnose(ctx, err))) // p is left to the collector: it may hold the error
 		}
 		if n == 0 {
 			s.freeProbe(p)

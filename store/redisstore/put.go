@@ -55,7 +55,7 @@ func (b *batch) putSpan(ctx context.Context, l *lane, sp span) {
 		if sp.to-sp.from == 1 {
 			i := b.order[sp.from]
 			if err := b.s.client.Process(ctx, b.setCommand(i)); err != nil {
-				b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.diagnose(ctx, err))
+				b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.blame(ctx, b.items[i].Key, b.s.diagnose(ctx, err)))
 			}
 			return
 		}
@@ -67,7 +67,7 @@ func (b *batch) putSpan(ctx context.Context, l *lane, sp span) {
 		for j, cmd := range cmds {
 			if err := cmd.Err(); err != nil {
 				i := b.order[sp.from+j]
-				b.results[i].err = wrap(ctx, "put", b.items[i].Key, err)
+				b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.blame(ctx, b.items[i].Key, err))
 			}
 		}
 	})

@@ -19,6 +19,7 @@ var (
 type Store struct {
 	opts     Options
 	client   redis.UniversalClient
+	nodes    *nodes // of a cluster
 	lanes    lanes
 	batches  sync.Pool // of *batch
 	probes   sync.Pool // of *probe
@@ -33,8 +34,14 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o, client: o.connect()}
-	s.lanes.init(s.client, o.MaxInFlightBytes)
+	s := &Store{opts: o}
+	nodeClient := redis.NewClient
+	if o.Mode == Cluster {
+		s.nodes = newNodes(o.NodeBreaker)
+		nodeClient = s.nodes.client
+	}
+	s.client = o.connect(nodeClient)
+	s.lanes.init(s.client, o.MaxInFlightBytes, o.PoolSize)
 	return s, nil
 }
 

@@ -41,6 +41,18 @@ func TestManifest(t *testing.T) {
 	seen := map[block.Digest]string{want: "base"}
 	for name, f := range map[string]func(m *Manifest){
 		"another tensor": func(m *Manifest) { m.Tensor("c", "F16", nil, block.Digest{}) },
+		// Adapters that are loaded with the weights are tensors and numbers like all others. Those that a request chooses are in the chain
+		// of its blocks instead (block.ExtraAdapter).
+		"an adapter": func(m *Manifest) {
+			m.Tensor("a.lora_a", "F16", []int{2, 1}, block.Digest{4})
+			m.Tensor("a.lora_b", "F16", []int{1, 3}, block.Digest{5})
+			m.Float("adapter.lora.alpha", 16)
+		},
+		"the adapter with another scale": func(m *Manifest) {
+			m.Tensor("a.lora_a", "F16", []int{2, 1}, block.Digest{4})
+			m.Tensor("a.lora_b", "F16", []int{1, 3}, block.Digest{5})
+			m.Float("adapter.lora.alpha", 32)
+		},
 		"another number": func(m *Manifest) { m.Uint("kv", 1) },
 		"of other kind":  func(m *Manifest) { m.Float("kv", 1) },
 		"as text":        func(m *Manifest) { m.String("kv", "\x01\x00\x00\x00\x00\x00\x00\x00") },

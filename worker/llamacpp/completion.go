@@ -68,6 +68,9 @@ type event struct {
 	Timings struct {
 		Reused   int `json:"cache_n"`
 		Computed int `json:"prompt_n"`
+
+		PromptMS    float64 `json:"prompt_ms"`
+		PredictedMS float64 `json:"predicted_ms"`
 	}
 	Error *struct{ Message string }
 }

@@ -43,7 +43,7 @@ type Engine struct {
 	off        atomic.Pointer[string]
 	foreign    atomic.Bool
 	closed     atomic.Bool
-	stats      struct{ restored, saved, failed, reused, computed atomic.Int64 }
+	stats      struct{ restored, saved, failed, reused, computed, busy atomic.Int64 }
 }
 
 // Stats are counts since Open.
@@ -53,12 +53,14 @@ type Stats struct {
 	Failed   int64 // either that did not work
 	// Prompt tokens by what the server says that it did: found in its slot, or computed.
 	ReusedTokens, ComputedTokens int64
+	// Computing is how long the server says that it computed, prompts and answers.
+	Computing time.Duration
 }
 
 // Stats returns the counts so far.
 func (e *Engine) Stats() Stats {
 	return Stats{Restored: e.stats.restored.Load(), Saved: e.stats.saved.Load(), Failed: e.stats.failed.Load(),
-		ReusedTokens: e.stats.reused.Load(), ComputedTokens: e.stats.computed.Load()}
+		ReusedTokens: e.stats.reused.Load(), ComputedTokens: e.stats.computed.Load(), Computing: time.Duration(e.stats.busy.Load())}
 }
 
 var (

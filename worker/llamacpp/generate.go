@@ -29,12 +29,12 @@ func (s *sequence) Generate(ctx context.Context, tokens []int32, opts engine.Gen
 		}
 	}
 	defer s.release()
+	slot := s.slot
+	before := min(slot.stored, s.held)
 	reuse, err := s.bring(ctx, prompt)
 	if err != nil {
 		return err
 	}
-	slot := s.slot
-	before := min(slot.stored, s.held)
 	slot.empty() // until it is known what the server has computed
 	r := run{sequence: s, prompt: prompt, opts: opts, emit: emit, reuse: reuse}
 	err = r.generate(ctx)
@@ -47,7 +47,7 @@ func (s *sequence) Generate(ctx context.Context, tokens []int32, opts engine.Gen
 		slot.stored = min(s.length, len(slot.tokens)) // what was imported is stored
 	}
 	s.tokens = slot.tokens
-	if s.engine.attest(ctx, slot) != nil || slot.reign != s.reign || !s.keep(ctx) {
+	if s.engine.attest(ctx, slot) != nil || slot.reign != s.reign || !s.keep(ctx, opts.MaxTokens == 0) {
 		// What the slot held and nobody has exported stays where it is, until it is worth it.
 		if before < s.held {
 			s.length = before
@@ -83,21 +83,19 @@ func (s *sequence) prompt(tokens []int32) ([]int32, error) {
 // that fails the server computes everything: only a server that does not answer is an error.
 func (s *sequence) bring(ctx context.Context, prompt []int32) (reuse bool, err error) {
 	e, slot := s.engine, s.slot
-	own := func() bool { return s.scope != "" && slot.scope == s.scope }
 	if !s.worthBringing() {
-		return own(), nil
+		return s.scope != "" && slot.scope == s.scope, nil
 	}
+	slot.empty() // a restore that seems to have failed may still replace what is there
 	if err := s.restore(ctx, prompt[:s.length]); err != nil {
 		if ctx.Err() != nil {
 			return false, err
 		}
 		e.stats.failed.Add(1)
 		e.opts.Logger.Warn("K/V was not restored, it is computed", "tokens", s.length, "err", err)
-		slot.tokens = nil
-		return own(), nil
+		return false, nil
 	}
 	e.stats.restored.Add(1)
-	slot.scope, slot.tokens = s.scope, prompt[:s.length]
 	// Was it this server that has taken it?
 	if err := e.attest(ctx, slot); err != nil {
 		return false, err
@@ -141,12 +139,12 @@ func (s *sequence) restore(ctx context.Context, tokens []int32) error {
 }
 
 // keep makes what was computed readable for Export, if that is worth its cost: the server writes the whole sequence, not only what is
-// new. Then Len grows to all of it.
-func (s *sequence) keep(ctx context.Context) (kept bool) {
+// new. Who wants nothing but the K/V gets it at any cost. Then Len grows to all of it.
+func (s *sequence) keep(ctx context.Context, atAnyCost bool) (kept bool) {
 	e, n := s.engine, s.engine.layout.BlockTokens
 	full := len(s.tokens) / n * n
 	fresh := full - s.slot.stored/n*n
-	if s.scope == "" || !e.usable() || fresh < n || fresh < full/e.opts.SaveShare || ctx.Err() != nil {
+	if s.scope == "" || !e.usable() || fresh < n || fresh < full/e.opts.SaveShare && !atAnyCost || ctx.Err() != nil {
 		return false
 	}
 	out, err := e.readSlot(ctx, s.slot.id)

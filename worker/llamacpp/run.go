@@ -3,6 +3,7 @@ package llamacpp
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/kvtier/kvtier/worker/engine"
 )
@@ -60,6 +61,7 @@ func (r *run) request(ctx context.Context, n int, yield func(*event) bool) error
 		if e.Stop {
 			r.engine.stats.reused.Add(int64(e.Timings.Reused))
 			r.engine.stats.computed.Add(int64(e.Timings.Computed))
+			r.engine.stats.busy.Add(int64((e.Timings.PromptMS + e.Timings.PredictedMS) * float64(time.Millisecond)))
 		}
 		return yield(e)
 	})

@@ -37,7 +37,7 @@ func TestIdentityIsAnother(t *testing.T) {
 	if b.Layout != int8.Layout().Digest() {
 		t.Error("the identity does not name the layout")
 	}
-	if _, ok := exact.(interface{ within() engine.Sequence }); ok || exact.Layout().Quant != block.QuantNone {
+	if exact.Layout().Quant != block.QuantNone {
 		t.Error("QuantNone wraps the engine")
 	}
 	if _, err := quant.Wrap(int8, block.QuantInt8); err == nil {
@@ -156,5 +156,55 @@ func TestFleetsShareNothing(t *testing.T) {
 	again := complete(t, replica(t, tiny(t, 3, block.QuantNone), remote))
 	if again.RemoteTokens != 64 || !slices.Equal(again.Tokens, exact.Tokens) {
 		t.Errorf("a second exact worker reused %d tokens, output %v; want 64 and %v", again.RemoteTokens, again.Tokens, exact.Tokens)
+	}
+}
+
+// Steps for several sequences at once reach the engine, and give the bits that the engine gives for what it has computed itself.
+func TestStepsPassThrough(t *testing.T) {
+	exact, int8 := tiny(t, 4, block.QuantNone), tiny(t, 4, block.QuantInt8)
+	b, ok := int8.(engine.Batcher)
+	if !ok {
+		t.Fatal("the power of the engine within is gone")
+	}
+	var seqs []engine.Sequence
+	var want [][]float32
+	for i := range 3 {
+		tokens := []int32{int32(3 + i), int32(20 + i), 7}
+		alone, err := exact.NewSequence()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer alone.Close()
+		logits, err := alone.Prefill(t.Context(), tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, logits)
+		s, err := int8.NewSequence()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, err := s.Prefill(t.Context(), tokens[:2]); err != nil {
+			t.Fatal(err)
+		}
+		seqs = append(seqs, s)
+	}
+	got, err := b.Step(t.Context(), seqs, []int32{7, 7, 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got {
+		if !slices.Equal(got[i], want[i]) {
+			t.Errorf("sequence %d: a step gives other logits than the engine alone", i)
+		}
+	}
+	foreign, err := exact.NewSequence()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	if _, err := b.Step(t.Context(), []engine.Sequence{foreign}, []int32{7}); err == nil {
+		t.Error("a sequence of another engine is taken")
 	}
 }

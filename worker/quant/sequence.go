@@ -1,6 +1,7 @@
 package quant
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/kvtier/kvtier/block"
@@ -24,8 +25,18 @@ type generating struct {
 
 var (
 	_ engine.Sequence  = (*sequence)(nil)
+	_ engine.Resumer   = (*sequence)(nil)
 	_ engine.Generator = (*generating)(nil)
 )
+
+// Resume implements [engine.Resumer]: what the engine has kept is as exact as what it would compute. An engine that keeps nothing goes on from
+// nothing.
+func (s *sequence) Resume(ctx context.Context, tokens []int32, scope func() string) (int, error) {
+	if r, ok := s.Sequence.(engine.Resumer); ok {
+		return r.Resume(ctx, tokens, scope)
+	}
+	return 0, nil
+}
 
 func (s *sequence) within() engine.Sequence { return s.Sequence }
 

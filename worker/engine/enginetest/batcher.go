@@ -28,14 +28,14 @@ func testStep(t *testing.T, open func(t *testing.T) engine.Engine) {
 	e, b := batcher(t, open)
 	l, n := e.Layout(), e.Layout().BlockTokens
 	rng := rand.New(rand.NewPCG(20, 20))
-	const sequences, steps = 5, 8
+	const sequences, steps = 4, 5
 	var seqs, alone [sequences]engine.Sequence
 	for i := range seqs {
 		seqs[i], alone[i] = newSequence(t, e), newSequence(t, e)
 		if i == 0 {
 			continue // begins with a step
 		}
-		tokens := prompt(e, n+rng.IntN(2*n), uint64(20+i))
+		tokens := prompt(e, n+rng.IntN(n), uint64(20+i))
 		prefill(t, alone[i], tokens)
 		if i%2 == 0 {
 			first := exportBlock(t, alone[i], l, 0)
@@ -88,7 +88,7 @@ func testStep(t *testing.T, open func(t *testing.T) engine.Engine) {
 	}
 	kept := append([]float32(nil), logits[0]...)
 	prefill(t, seqs[1], []int32{3})
-	if _, err := b.Step(t.Context(), seqs[2:], []int32{4, 5, 6}); err != nil {
+	if _, err := b.Step(t.Context(), seqs[2:], []int32{4, 5}); err != nil {
 		t.Fatal(err)
 	}
 	wantSameLogits(t, "after calls on other sequences", logits[0], kept)
