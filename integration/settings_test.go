@@ -137,14 +137,14 @@ func TestSettingsThatCannotWorkEndWithOneLine(t *testing.T) {
 		cmd := exec.Command(path, tt.args...)
 		cmd.Env = tt.env
 		out, err := cmd.CombinedOutput()
-		said := ""
+		var said strings.Builder
 		for line := range strings.Lines(string(out)) {
 			if strings.HasPrefix(line, "kvtier: ") {
-				said += line
+				said.WriteString(line)
 			}
 		}
 		exit, ok := errors.AsType[*exec.ExitError](err)
-		if !ok || exit.ExitCode() != 2 || strings.Count(said, "\n") != 1 || !strings.Contains(said, tt.want) {
+		if !ok || exit.ExitCode() != 2 || strings.Count(said.String(), "\n") != 1 || !strings.Contains(said.String(), tt.want) {
 			t.Errorf("%v %v: %v, want exit status 2 and one line with %q:\n%s", tt.env, tt.args, err, tt.want, out)
 		}
 	}
