@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,14 +36,18 @@ func startFleet(t *testing.T) *fleet {
 	return f
 }
 
-// remote asks a worker until a part of the prompt came through Redis: other workers store in the background.
+// remote has worker 1 compute a prompt and the given worker answer it, until a part of it came through Redis: workers store in the background,
+// and what the other one has computed itself is hot from then on, so that every try is a prompt of its own.
 func (f *fleet) remote(t *testing.T, worker int, prompt string) answer {
 	t.Helper()
 	var a answer
-	f.workers[worker].await("served from Redis", 10*time.Second, func() bool {
-		// A prompt of its own each time, or what the worker itself computed the first time would be hot.
-		prompt += "."
-		a = f.workers[worker].complete(prompt)
+	try := 0
+	f.workers[worker].await("served from Redis", 20*time.Second, func() bool {
+		try++
+		own := strconv.Itoa(try) + " " + prompt
+		f.workers[0].complete(own)
+		time.Sleep(100 * time.Millisecond)
+		a = f.workers[worker].complete(own)
 		return a.Usage.Details.Remote > 0
 	})
 	return a
@@ -51,14 +56,14 @@ func (f *fleet) remote(t *testing.T, worker int, prompt string) answer {
 // Never wrong: a prefix computed by one process is used by another, and the output stays the same.
 func TestWorkersShareThroughRedis(t *testing.T) {
 	f := startFleet(t)
-	first := f.workers[0].complete(speech)
+	first := f.workers[0].complete(long)
 	if first.Usage.Details.Cached != 0 {
 		t.Fatalf("%d cached tokens of a prompt that nobody has sent", first.Usage.Details.Cached)
 	}
 	var second answer
 	f.workers[1].await("served from Redis", 10*time.Second, func() bool {
 		time.Sleep(200 * time.Millisecond) // one try, when worker 1 has surely stored
-		second = f.workers[1].complete(speech)
+		second = f.workers[1].complete(long)
 		return true
 	})
 	if second.Usage.Details.Remote < 64 {
@@ -128,13 +133,11 @@ func TestRedisAndCoordinatorMayGoAway(t *testing.T) {
 			return w.status() == "ready"
 		})
 	}
-	f.workers[0].complete("ACT II\n" + long)
 	f.remote(t, 1, "ACT II\n"+long)
 
 	if code := f.coordinator.terminate(); code != 0 {
 		t.Errorf("coordinator: exit code %d", code)
 	}
-	f.workers[0].complete("ACT III\n" + long)
 	f.remote(t, 1, "ACT III\n"+long)
 }
 
