@@ -164,10 +164,10 @@ func (q *Quantiser) quantiseValues(dst, exponents, src []byte) {
 	dim := q.layout.HeadDim
 	for t := range q.layout.BlockTokens {
 		row, clamp := src[t*q.row:][:q.row], false
-		for h, e := range exponents[t*q.layout.KVHeads:][:q.layout.KVHeads] {
+		for h := range q.layout.KVHeads {
 			m := q.element.largest(row[h*q.row/q.layout.KVHeads:][:q.row/q.layout.KVHeads])
 			clamp = clamp || m > q.element.limit
-			e = q.element.exponent(m)
+			e := q.element.exponent(m)
 			exponents[t*q.layout.KVHeads+h] = e
 			fill(q.factors[h*dim:][:dim], q.element.reciprocal(e))
 		}

@@ -189,16 +189,19 @@ func migrate(t *testing.T, from, to string, limit int) (moved, keys int) {
 	must(err)
 	targetID, err := target.ClusterMyID(ctx).Result()
 	must(err)
-	ranges, err := source.ClusterSlots(ctx).Result()
+	shards, err := source.ClusterShards(ctx).Result()
 	must(err)
 	control, err := source.ClusterKeySlot(ctx, record).Result()
 	must(err)
 	host, port, _ := strings.Cut(to, ":")
-	for _, r := range ranges {
-		if r.Nodes[0].Addr != from {
-			continue
+	var ranges []redis.SlotRange
+	for _, s := range shards {
+		if slices.ContainsFunc(s.Nodes, func(n redis.Node) bool { return n.ID == sourceID }) {
+			ranges = s.Slots
 		}
-		for slot := r.Start; slot <= r.End && moved < limit; slot++ {
+	}
+	for _, r := range ranges {
+		for slot := int(r.Start); slot <= int(r.End) && moved < limit; slot++ {
 			if n := source.ClusterCountKeysInSlot(ctx, slot).Val(); n == 0 && int64(slot) != control {
 				continue
 			}

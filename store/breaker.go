@@ -131,6 +131,16 @@ func (b *Circuit) Guard(ctx context.Context, call func() error) error {
 	return err
 }
 
+// Overdue is for how long an open circuit has been ready to admit a call, without any that came; 0 for a circuit that is not open.
+func (b *Circuit) Overdue() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state != BreakerOpen {
+		return 0
+	}
+	return max(0, time.Since(b.until))
+}
+
 // State returns the state. An open breaker whose delay is over stays open until the next call.
 func (b *Circuit) State() BreakerState {
 	b.mu.Lock()

@@ -294,3 +294,26 @@ func BenchmarkBreaker(b *testing.B) {
 	})
 	_ = bufs
 }
+
+// Nobody asks a node that has left a cluster: its breaker stays open, and is told from one that is probed in vain.
+func TestBreakerSaysThatNobodyAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, f := sick(store.BreakerOptions{Faults: 1, MinDelay: time.Second, Jitter: -1})
+		if got := b.Overdue(); got != 0 {
+			t.Errorf("Overdue of a closed breaker = %v", got)
+		}
+		trip(t, b, f)
+		time.Sleep(time.Second)
+		if got := b.Overdue(); got != 0 {
+			t.Errorf("Overdue at the end of the delay = %v", got)
+		}
+		time.Sleep(7 * time.Second)
+		if got := b.Overdue(); got != 7*time.Second {
+			t.Errorf("Overdue 7 s later = %v", got)
+		}
+		_ = b.Ping(t.Context()) // a probe that fails
+		if got := b.Overdue(); got != 0 {
+			t.Errorf("Overdue after a probe = %v", got)
+		}
+	})
+}

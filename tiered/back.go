@@ -32,8 +32,9 @@ type Back struct {
 	low  int // blocks from it to end have been handed out
 
 	answer *answer // nil: not asked
-	told   bool    // the answer has been taken in
-	cut    Reason  // why nothing before low is fetched
+	asked  time.Time
+	told   bool   // the answer has been taken in
+	cut    Reason // why nothing before low is fetched
 
 	rest     []block.Hash // last block first: those that there was no room for yet
 	fills    []*fill      // last block first
@@ -106,7 +107,7 @@ func closed(c <-chan struct{}) bool {
 func (b *Back) Ask() {
 	c, rest := b.f.c, b.f.hashes[b.from:]
 	a := &answer{done: make(chan struct{}), why: MissBreaker}
-	b.answer = a
+	b.answer, b.asked = a, c.now()
 	if !c.admits() {
 		close(a.done)
 		return
@@ -137,8 +138,8 @@ func (b *Back) Answered(ctx context.Context, wait time.Duration) bool {
 		if b.f.why = b.answer.why; b.end < len(b.f.hashes) {
 			b.f.why = b.f.c.whyAbsent(b.answer.why, b.f.hashes[b.end], &b.f.view.Generation)
 		}
-	} else {
-		b.f.why = MissDeadline // until it comes
+	} else if b.f.why = MissGate; b.f.c.now().Sub(b.asked) > max(moment, seconds(meetSlack*b.f.c.Path().RTT)) {
+		b.f.why = MissDeadline // it is not that computing was fast
 	}
 	return b.told
 }

@@ -172,7 +172,6 @@ func (p Plan) Patience() time.Duration { return max(time.Millisecond, seconds(p.
 
 // Deadline is how long to wait for what the plan fetches: twice the estimate. A link that is faster than any clock still gets a moment.
 func (p Plan) Deadline(most time.Duration) time.Duration {
-	const moment = 20 * time.Millisecond
 	switch p.Choice {
 	case ChooseBoth:
 		return min(most, max(moment, seconds(meetSlack*p.Both)))
@@ -181,5 +180,8 @@ func (p Plan) Deadline(most time.Duration) time.Duration {
 	}
 	return most
 }
+
+// moment is how late anything may be that is estimated to take no time.
+const moment = 20 * time.Millisecond
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -186,7 +186,10 @@ func TestAChangedManifestIsNoticed(t *testing.T) {
 	if err := os.WriteFile(s.Files[0].Path, []byte("aaaacccc\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for task := range p.tasks() {
+	for task, err := range p.tasks() {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := p.request(t.Context(), task); !errors.Is(err, ErrChanged) {
 			t.Errorf("%v, want ErrChanged", err)
 		}

@@ -16,9 +16,6 @@ type Task struct {
 	failed   bool
 }
 
-// Tokens is how many tokens the stretch has.
-func (t *Task) tokens(blockTokens int) int { return (t.To - t.From) * blockTokens }
-
 // tasks walks a plan. A stretch that several prompts share comes before what builds on it: for each prompt, whatever it shares with the next
 // one beyond what the one before had is a task of its own, so that others need not wait for the rest of it.
 //

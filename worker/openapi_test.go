@@ -88,6 +88,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"GET /v1/models", "", 200},
 		{"GET /v1/models/org/tiny", "", 200},
 		{"GET /v1/models/other", "", 404},
+		{"POST /v1/explain", `{"prompt":"abc"}`, 200},
 		{"POST /v1/weights", `{"checkpoint":"x"}`, 501},
 		{"GET /openapi.yaml", "", 200},
 		{"GET /healthz", "", 200},

@@ -70,6 +70,7 @@ type Request struct {
 // Priority orders requests that wait for a turn.
 type Priority uint8
 
+// The priorities, the first one first.
 const (
 	Serving    Priority = iota // somebody waits for the answer
 	Background                 // a job that fills the tier: runs when nothing else does

@@ -47,7 +47,7 @@ func newChatTemplate(t engine.ChatTemplate) *chatTemplate {
 		c.compiled, err = jinja.Compile(source)
 	}
 	if err != nil {
-		c.err = fmt.Errorf("%w: %v", ErrTemplate, err)
+		c.err = fmt.Errorf("%w: %w", ErrTemplate, err)
 	}
 	return c
 }

@@ -150,7 +150,7 @@ func (f *benchFlags) codec(ctx context.Context, stderr io.Writer, r *benchReport
 	}
 	for i, c := range r.Codec {
 		if c.Name == codec.Int8.String() {
-			r.Codec[i].Loss, err = loss.Measure(ctx, block.QuantInt8, bar.step)
+			r.Codec[i].Loss, err = loss.Measure(ctx, block.QuantInt8, loss.Windows, bar.step)
 		}
 	}
 	return err

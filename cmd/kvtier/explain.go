@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -117,7 +118,7 @@ func (f *explainFlags) show(w io.Writer, x worker.Explanation) error {
 	}
 	fmt.Fprintf(w, "remote tier: %s; engine: %s\n", measured, engine)
 	fmt.Fprintf(w, "gate %s: %s", x.Gate, x.Choice)
-	if !x.Asks {
+	if !x.Asks && slices.ContainsFunc(x.Blocks, func(b worker.ExplainedBlock) bool { return b.Found != "hot" }) {
 		fmt.Fprint(w, ", without asking the remote tier")
 	}
 	if e.ComputeMs > 0 {

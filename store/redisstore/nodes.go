@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -51,18 +52,24 @@ func (n *nodes) client(o *redis.Options) *redis.Client {
 	return c
 }
 
+// deserted is for how long nobody may have asked a node that could be asked, until its breaker says nothing about the cluster any more: after
+// a failover the client forgets the node that is gone, and its breaker would stay open for ever.
+const deserted = 5 * time.Second
+
 func (n *nodes) states() []NodeState {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	all := make([]NodeState, 0, len(n.mu.circuits))
 	for addr, c := range n.mu.circuits {
-		all = append(all, NodeState{addr, c.State()})
+		if c.Overdue() < deserted {
+			all = append(all, NodeState{addr, c.State()})
+		}
 	}
 	slices.SortFunc(all, func(a, b NodeState) int { return cmp.Compare(a.Node, b.Node) })
 	return all
 }
 
-// NodeStates returns the state of each node's breaker, by address; nothing but for a cluster.
+// NodeStates returns the state of each node's breaker, by address; nothing but for a cluster. Nodes that nobody asks any more are left out.
 func (s *Store) NodeStates() []NodeState {
 	if s.nodes == nil {
 		return nil

@@ -31,7 +31,7 @@ func (e *Engine) fileName(slot int, use string) string {
 // readSlot has the server write a slot down, and opens what it wrote.
 func (e *Engine) readSlot(ctx context.Context, slot int) (*savedSlot, error) {
 	name := e.fileName(slot, "out")
-	defer e.root.Remove(name) // also of a file that the server could not finish
+	defer e.remove(name) // also of a file that the server could not finish
 	saved, err := e.client.save(ctx, slot, name)
 	if err != nil {
 		return nil, err
@@ -60,12 +60,12 @@ func (e *Engine) readSlot(ctx context.Context, slot int) (*savedSlot, error) {
 // writeSlot writes a slot file and has the server read it into a slot.
 func (e *Engine) writeSlot(ctx context.Context, slot int, w *slotWriter) (err error) {
 	name := e.fileName(slot, "in")
-	_ = e.root.Remove(name) // of an attempt that ended badly; and nothing is ever written through a link
+	e.remove(name) // of an attempt that ended badly; and nothing is ever written through a link
 	f, err := e.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("llamacpp: slot file: %w", err)
 	}
-	defer e.root.Remove(name)
+	defer e.remove(name)
 	err = errors.Join(f.Chmod(0o644), w.writeTo(f)) // the server may be another user
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("llamacpp: slot file: %w", err)
@@ -77,6 +77,9 @@ func (e *Engine) writeSlot(ctx context.Context, slot int, w *slotWriter) (err er
 	return err
 }
 
+// remove does what it can: names are used again, and what is left is swept in the end.
+func (e *Engine) remove(name string) { _ = e.root.Remove(name) }
+
 // sweep removes what workers left behind that crashed.
 func (e *Engine) sweep() {
 	entries, err := fs.ReadDir(e.root.FS(), ".")
@@ -85,7 +88,7 @@ func (e *Engine) sweep() {
 	}
 	for _, entry := range entries {
 		if st, err := entry.Info(); err == nil && strings.HasSuffix(entry.Name(), slotSuffix) && time.Since(st.ModTime()) > staleAfter {
-			_ = e.root.Remove(entry.Name())
+			e.remove(entry.Name())
 		}
 	}
 }

@@ -29,12 +29,13 @@ const (
 	prefixTokens = 256
 	scoredTokens = 64 // after each prefix
 
-	// Windows is how many prefixes are measured, spread over the text, and how often Measure calls step.
+	// Windows is how many prefixes kvtier bench measures.
 	Windows = 5
 )
 
-// Measure measures quantisation q on the shipped model. The result is the same every time.
-func Measure(ctx context.Context, q block.Quant, step func()) (_ *bench.Loss, err error) {
+// Measure measures quantisation q on the shipped model, with that many prefixes spread over the text, and calls step after each. The result
+// is the same every time.
+func Measure(ctx context.Context, q block.Quant, windows int, step func()) (_ *bench.Loss, err error) {
 	b, err := fs.ReadFile(models.FS, modelName+".gguf")
 	if err != nil {
 		return nil, fmt.Errorf("loss: shipped model: %w", err)
@@ -54,8 +55,8 @@ func Measure(ctx context.Context, q block.Quant, step func()) (_ *bench.Loss, er
 		return nil, fmt.Errorf("loss: the text has %d tokens, want %d", len(text), window)
 	}
 	s := sums{}
-	for w := range Windows {
-		if err := s.window(ctx, lossy, exact, text[w*(len(text)-window)/(Windows-1):][:window]); err != nil {
+	for w := range windows {
+		if err := s.window(ctx, lossy, exact, text[w*(len(text)-window)/max(1, windows-1):][:window]); err != nil {
 			return nil, err
 		}
 		step()

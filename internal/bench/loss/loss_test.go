@@ -10,12 +10,12 @@ import (
 // Figures are those of the codec and the model, not of the machine: they may be asserted.
 func TestInt8LosesLittle(t *testing.T) {
 	steps := 0
-	l, err := loss.Measure(t.Context(), block.QuantInt8, func() { steps++ })
+	l, err := loss.Measure(t.Context(), block.QuantInt8, 2, func() { steps++ })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if steps != loss.Windows || l.Scored == 0 {
-		t.Errorf("%d steps of %d, %d tokens scored", steps, loss.Windows, l.Scored)
+	if steps != 2 || l.Scored == 0 {
+		t.Errorf("%d steps of 2, %d tokens scored", steps, l.Scored)
 	}
 	if l.LogitRMS <= 0 || l.LogitRMS > l.LogitSpread/100 || l.SameTop < 0.98 || l.Perplexity > 1.01*l.PerplexityExact {
 		t.Errorf("eight bits lose too much, or nothing at all: %+v", *l)
@@ -23,7 +23,7 @@ func TestInt8LosesLittle(t *testing.T) {
 }
 
 func TestNoneLosesNothing(t *testing.T) {
-	l, err := loss.Measure(t.Context(), block.QuantNone, func() {})
+	l, err := loss.Measure(t.Context(), block.QuantNone, 1, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
