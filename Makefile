@@ -74,7 +74,7 @@ fuzz: ## Run every fuzz target for FUZZTIME
 
 .PHONY: mutations
 mutations: ## Seed protocol bugs one by one; fail when a check misses one
-	go test -tags kvtier_mutations -run Mutant -count=1 -v ./internal/stalecheck
+	go test -tags kvtier_mutations -timeout 40m -run Mutant -count=1 -v ./internal/stalecheck
 
 .PHONY: invariants
 invariants: ## The cache's tests with poisoned buffers and checked reference counts
@@ -152,6 +152,10 @@ sbom: ## dist/kvtier.cdx.json: what is in the binary, as CycloneDX
 .PHONY: bench-llamacpp
 bench-llamacpp: ## A worker beside llama-server against llama-server alone: the table of docs/ENGINES.md (needs Docker)
 	go test -run='^$$' -bench=LlamaServer -benchtime=1x -timeout 30m ./integration
+
+.PHONY: benchmarks-build
+benchmarks-build: ## Compile and vet the comparison with rivals, a module of its own
+	cd benchmarks && go vet ./... && go mod tidy -diff
 
 .PHONY: rivals
 rivals: ## kvtier and what one would use instead, on a redis-server of its own; PASTE=1 updates docs/PERFORMANCE.md
