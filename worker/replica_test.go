@@ -50,7 +50,7 @@ const (
 func newReplica(t testing.TB, name string, remote store.Store, change func(*worker.Options)) *worker.Replica {
 	t.Helper()
 	e := open(t, name, llama.Options{})
-	c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote, HotBytes: 32 << 20})
+	c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote, HotBytes: 32 << 20, ProbeTimeout: time.Second, FetchTimeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,11 +24,11 @@ func TestTrainingPassesNeverUseTheCache(t *testing.T) {
 		t.Fatal("the tiny engine is no llama model")
 	}
 	remote := memstore.New(memstore.Options{})
-	c, err := tiered.New(tiered.Options{Layout: first.Layout(), Remote: remote})
+	c, err := tiered.New(tiered.Options{Layout: first.Layout(), Remote: remote, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "step 0", Cache: c})
+	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "step 0", Cache: c, Gate: tiered.GateAlways})
 	if err != nil {
 		t.Fatal(err)
 	}

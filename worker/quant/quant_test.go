@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/store/memstore"
@@ -99,11 +100,11 @@ func TestErrorsDoNotAddUp(t *testing.T) {
 
 func replica(t *testing.T, e engine.Engine, remote *memstore.Store) *worker.Replica {
 	t.Helper()
-	c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote})
+	c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := worker.NewReplica(worker.Options{Engine: e, Label: "tiny", Cache: c})
+	r, err := worker.NewReplica(worker.Options{Engine: e, Label: "tiny", Cache: c, Gate: tiered.GateAlways})
 	if err != nil {
 		t.Fatal(err)
 	}
