@@ -145,9 +145,9 @@ vuln: ## Known vulnerabilities that the code reaches; needs vuln.go.dev
 	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 .PHONY: sbom
-sbom: ## dist/kvtier.cdx.json: what is in the binary, as CycloneDX
+sbom: binary ## dist/kvtier.cdx.json: what is in bin/kvtier, as CycloneDX
 	mkdir -p dist
-	go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 app -json -licenses=false -main cmd/kvtier -output dist/kvtier.cdx.json .
+	go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 bin -json -version $(VERSION) -output dist/kvtier.cdx.json bin/kvtier
 
 .PHONY: bench-llamacpp
 bench-llamacpp: ## A worker beside llama-server against llama-server alone: the table of docs/ENGINES.md (needs Docker)
