@@ -41,7 +41,7 @@ func on(t *testing.T, url string) func(role string, args ...string) *process {
 func (g *group) ready() {
 	g.t.Helper()
 	for _, w := range g.workers {
-		w.await("ready", 40*time.Second, func() bool {
+		w.await("ready", 90*time.Second, func() bool {
 			if w.status() == "ready" {
 				return true
 			}
