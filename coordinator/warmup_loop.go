@@ -43,10 +43,18 @@ var errSteered = errors.New("coordinator: warm-up paused or cancelled")
 
 // warmupLoop carries out jobs, one after the other, while this coordinator leads.
 func (c *Coordinator) warmupLoop(ctx context.Context) {
+	failing := false // a Redis that is away is news once, not twice a second
 	for ctx.Err() == nil {
 		if l, leads := c.leading(); leads {
-			if err := c.warmupRound(ctx, l.fence()); err != nil && ctx.Err() == nil && !errors.Is(err, ErrDeposed) {
-				c.opt.Logger.Warn("warm-up", "err", err)
+			err := c.warmupRound(ctx, l.fence())
+			switch {
+			case ctx.Err() != nil || errors.Is(err, ErrDeposed):
+			case err != nil && !failing:
+				c.opt.Logger.Warn("warm-ups are held up", "err", err)
+				failing = true
+			case err == nil && failing:
+				c.opt.Logger.Info("warm-ups go on")
+				failing = false
 			}
 		}
 		sleep(ctx, warmupEvery)
