@@ -31,7 +31,7 @@ type Options struct {
 	SpillTimeout time.Duration // of one batch of writes; default 5 s
 
 	WritePolicy WritePolicy
-	// FillLease makes requests that miss the same prefix at the same time know of each other; see AwaitFill. Only with WriteThrough, and a Remote
+	// FillLease makes requests that miss the same prefix at the same time know of each other; see WatchFill. Only with WriteThrough, and a Remote
 	// that is store.Leaser.
 	FillLease bool
 	// Steps, if set, takes the place of goroutines and of the clock: for tests that decide what happens when.
