@@ -102,9 +102,10 @@ func (q *spillQueue) offer(e *entry, before block.Hash) bool {
 		out = append(out, q.remove(q.mu.deepest[0]))
 	}
 	kept := it.el != nil
+	q.stats.spillDrops[dropOverflow].Add(int64(len(out)))
 	q.settle()
 	q.mu.Unlock()
-	q.discard(out, dropOverflow)
+	q.discard(out)
 	if q.stepped != nil {
 		q.stepped()
 		return kept
@@ -190,9 +191,10 @@ func (q *spillQueue) take(maxBytes int64, v View) []*spillItem {
 		batch = append(batch, it)
 	}
 	q.mu.pending = len(batch)
+	q.stats.spillDrops[dropStale].Add(int64(len(stale)))
 	q.settle()
 	q.mu.Unlock()
-	q.discard(stale, dropStale)
+	q.discard(stale)
 	return batch
 }
 
@@ -223,16 +225,17 @@ func (q *spillQueue) done(stored, had, incomplete []*spillItem) {
 	for _, it := range stored {
 		q.tenants.stored(it.ns, it.cost()-entryOverhead)
 	}
+	q.stats.spilled.Add(int64(len(stored))) // before settle: whoever waited for an empty queue finds all of it counted
+	q.stats.skipped.Add(int64(len(had)))
+	q.stats.spillDrops[dropIncomplete].Add(int64(len(incomplete)))
 	q.settle()
 	q.mu.Unlock()
-	q.stats.spilled.Add(int64(len(stored)))
-	q.stats.skipped.Add(int64(len(had)))
 	for _, batch := range [][]*spillItem{stored, had} {
 		for _, it := range batch {
 			it.release()
 		}
 	}
-	q.discard(incomplete, dropIncomplete)
+	q.discard(incomplete)
 }
 
 // dropAll discards what is queued and returns how many blocks that were. A batch being stored is left to its storer.
@@ -255,14 +258,15 @@ func (q *spillQueue) dropIf(why dropReason, bad func(*spillItem) bool) int {
 			out = append(out, q.remove(it))
 		}
 	}
+	q.stats.spillDrops[why].Add(int64(len(out)))
 	q.settle()
 	q.mu.Unlock()
-	q.discard(out, why)
+	q.discard(out)
 	return len(out)
 }
 
-func (q *spillQueue) discard(out []*spillItem, why dropReason) {
-	q.stats.spillDrops[why].Add(int64(len(out)))
+// discard lets go of blocks that have left the queue without being stored.
+func (q *spillQueue) discard(out []*spillItem) {
 	for _, it := range out {
 		it.share.Store(unshared)
 		it.release()
