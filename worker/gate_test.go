@@ -225,6 +225,23 @@ func TestTheGateTakesTheFastestWay(t *testing.T) {
 	}
 }
 
+// While blocks come in small groups, the next group is under way before the last has arrived: the link does not idle for round trips.
+func TestTheLinkDoesNotIdleForRoundTrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newGateWorld(t)
+		w.even(1)
+		w.link.set(10*time.Millisecond, w.link.rate)
+		var ttft float64
+		for range 5 {
+			ttft, _ = w.ask(w.reader, w.stored())
+		}
+		// The question and the first group take a round trip each, and half of that is lost: both sides share the rest.
+		if best := 0.5 + 10e-3/w.cold; ttft > best+0.01 {
+			t.Errorf("first token after %.3f of computing everything, want little more than %.3f", ttft, best)
+		}
+	})
+}
+
 // A remote tier that has nothing, or that does not even say so, costs nothing once it is known.
 func TestARemoteTierWithoutUseCostsNothing(t *testing.T) {
 	for _, rtt := range []time.Duration{300 * time.Microsecond, 50 * time.Millisecond, 200 * time.Millisecond, time.Second, time.Hour} {

@@ -39,7 +39,7 @@ var faultRows = []faultRow{
 	{name: "slow-50ms", about: "each round trip takes 50 ms more", target: "p50 ≤ 1.05", run: reuse(faultproxy.Faults{LatencyMS: 50}, faultAdapt), met: met105},
 	{name: "slow-200ms", about: "each round trip takes 200 ms more", target: "p50 ≤ 1.05", run: reuse(faultproxy.Faults{LatencyMS: 200}, faultAdapt), met: met105},
 	{name: "slow-1000ms", about: "each round trip takes 1 s more", target: "p50 ≤ 1.05", run: reuse(faultproxy.Faults{LatencyMS: 1000}, faultAdapt), met: met105},
-	{name: "10MB/s", about: "the link carries 10 MB/s", target: "p50 ≤ 1.05", run: reuse(faultproxy.Faults{BytesPerSecond: 10_000_000}, faultAdapt), met: met105},
+	{name: "slow-10MB/s", about: "the link carries 10 MB/s", target: "p50 ≤ 1.05", run: reuse(faultproxy.Faults{BytesPerSecond: 10_000_000}, faultAdapt), met: met105},
 	{name: "loss-1%", about: "one packet in a hundred is lost", run: reuse(faultproxy.Faults{Loss: 0.01}, faultAdapt)},
 	{name: "reset", about: "connections are cut off in the middle of values", run: reuse(faultproxy.Faults{ResetAfterBytes: 300_000}, 0)},
 	{name: "bit-flips", about: "one bit in 500 kB of what Redis sends is flipped", run: reuse(faultproxy.Faults{FlipEveryBytes: 500_000}, 0)},

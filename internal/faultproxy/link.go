@@ -128,7 +128,7 @@ func (s *sender) hold(c chunk) (f Faults, alive bool) {
 				due = due.Add(f.latency())
 			}
 			if f.BytesPerSecond > 0 {
-				due = later(due, s.pace.reserve(c.n, f.BytesPerSecond))
+				due = later(due, s.pace.reserve(c.n, c.at, f.BytesPerSecond))
 			}
 			if f.Loss > 0 {
 				due = due.Add(s.lose(c.n, f.Loss))

@@ -222,13 +222,11 @@ type pace struct {
 	free time.Time // when what was sent before is through
 }
 
-// reserve returns when n bytes that are sent now have passed.
-func (p *pace) reserve(n int, perSecond int64) time.Time {
+// reserve returns when n bytes have passed that came at at. It is not asked about now: this process may be late, a link is not.
+func (p *pace) reserve(n int, at time.Time, perSecond int64) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now := time.Now(); p.free.Before(now) {
-		p.free = now
-	}
+	p.free = later(p.free, at)
 	p.free = p.free.Add(time.Duration(float64(n) / float64(perSecond) * float64(time.Second)))
 	return p.free
 }
