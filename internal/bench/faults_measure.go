@@ -28,13 +28,18 @@ type pair struct {
 
 // measure sends each prompt to w with the cache and without.
 func (b *faultBench) measure(ctx context.Context, w *FaultWorker, prompts [][]int32) ([]pair, error) {
+	return b.compare(ctx, w, prompts, false)
+}
+
+// compare is measure; with control both are without the cache, and what differs is the machine's doing.
+func (b *faultBench) compare(ctx context.Context, w *FaultWorker, prompts [][]int32, control bool) ([]pair, error) {
 	pairs := make([]pair, len(prompts))
 	tokens := make([][]int32, len(prompts))
 	for turn := 0; turn*faultTurn < len(prompts); turn++ {
 		from, to := turn*faultTurn, min((turn+1)*faultTurn, len(prompts))
 		with := func() {
 			for i := from; i < to; i++ {
-				res, err := w.Replica.Complete(ctx, worker.Request{Tokens: prompts[i], MaxTokens: faultTokens})
+				res, err := w.Replica.Complete(ctx, worker.Request{Tokens: prompts[i], MaxTokens: faultTokens, NoCache: control})
 				if err != nil {
 					pairs[i].failed = true
 					continue
