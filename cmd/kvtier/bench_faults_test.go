@@ -19,7 +19,7 @@ func TestBenchFaults(t *testing.T) {
 	if err := os.WriteFile(doc, []byte(frame), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, stdout, stderr := kvtier(t, "bench", "faults", "--json", "--requests", "3", "--prefix-tokens", "128", "--new-tokens", "64", "--write", doc,
+	code, stdout, stderr := kvtier(t, "bench", "faults", "--json", "--requests", "3", "--prefix-tokens", "512", "--new-tokens", "64", "--write", doc,
 		"--only", "no-reuse,full-reuse,refused,reset,bit-flips,flush")
 	if code != exitOK {
 		t.Fatalf("exit code %d: %s", code, stderr)
