@@ -1,99 +1,26 @@
 package coordinator
 
 import (
-	"bytes"
 	"errors"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/getkin/kin-openapi/openapi3filter"
-	"github.com/getkin/kin-openapi/routers"
-	"github.com/getkin/kin-openapi/routers/gorillamux"
-
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/internal/httpapi/openapitest"
 )
-
-func document(t *testing.T) *openapi3.T {
-	t.Helper()
-	doc, err := openapi3.NewLoader().LoadFromData(openAPI)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := doc.Validate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return doc
-}
 
 // TestDocumentHasEveryRoute: none is missing, none has gone.
 func TestDocumentHasEveryRoute(t *testing.T) {
-	var served, described []string
+	var served []string
 	for _, r := range newCoordinator(t, Options{Control: &Control{}}).routes() {
 		served = append(served, r.pattern)
 	}
-	for path, item := range document(t).Paths.Map() {
-		for method := range item.Operations() {
-			described = append(described, method+" "+path)
-		}
-	}
-	slices.Sort(served)
-	slices.Sort(described)
-	if !slices.Equal(served, described) {
-		t.Errorf("served:    %q\ndescribed: %q", served, described)
-	}
-}
-
-// checked passes requests on and holds both directions to the document.
-type checked struct {
-	t      *testing.T
-	router routers.Router
-	next   http.Handler
-
-	mu   sync.Mutex
-	seen map[string]bool // operation and status
-}
-
-func (c *checked) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	sent, _ := io.ReadAll(r.Body)
-	r.Body = io.NopCloser(bytes.NewReader(sent))
-	rec := httptest.NewRecorder()
-	c.next.ServeHTTP(rec, r)
-	got := rec.Body.Bytes()
-	defer func() {
-		maps.Copy(w.Header(), rec.Header())
-		w.WriteHeader(rec.Code)
-		_, _ = w.Write(got)
-	}()
-	rt, params, err := c.router.FindRoute(r)
-	if err != nil {
-		c.t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.seen[rt.Operation.OperationID] = true
-	opt := &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
-	r.Body = io.NopCloser(bytes.NewReader(sent))
-	req := &openapi3filter.RequestValidationInput{Request: r, PathParams: params, Route: rt, Options: opt}
-	if err := openapi3filter.ValidateRequest(r.Context(), req); err != nil && rec.Code == http.StatusOK {
-		c.t.Errorf("%s %s was accepted, but: %v", r.Method, r.URL.Path, err)
-	}
-	opt.IncludeResponseStatus = true
-	// The filter reads JSON only; text is text.
-	opt.ExcludeResponseBody = !strings.HasPrefix(rec.Header().Get("Content-Type"), "application/json")
-	if err := openapi3filter.ValidateResponse(r.Context(), &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: req, Status: rec.Code, Header: rec.Header(), Body: io.NopCloser(bytes.NewReader(got)), Options: opt,
-	}); err != nil {
-		c.t.Errorf("%s %s answered %d, but: %v\n%s", r.Method, r.URL.Path, rec.Code, err, got)
-	}
+	openapitest.Load(t, openAPI).HasRoutes(served)
 }
 
 // TestAnswersAreAsDescribed runs a model through its life with the client, with workers, and calls what the client does not.
@@ -101,12 +28,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	srv := newServer(t)
 	ctl := srv.control(t)
 	c := newCoordinator(t, Options{Control: ctl, Store: &prefixed{rdb: ctl.rdb}, Reconcile: 5 * time.Millisecond, Lease: 20 * time.Millisecond, Warmer: &crew{}})
-	router, err := gorillamux.NewRouter(document(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ch := &checked{t: t, router: router, next: c.Handler("secret"), seen: map[string]bool{}}
-	hs := httptest.NewServer(ch)
+	h := openapitest.Load(t, openAPI).Check(c.Handler("secret"))
+	hs := httptest.NewServer(h)
 	defer hs.Close()
 	cl, err := NewClient(ClientOptions{URL: hs.URL, Token: "secret", Actor: "a test"})
 	if err != nil {
@@ -230,11 +153,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	if got, want := strings.Join(what, " "), "register activate purge-tenant purge-tenant register warm purge drain revoke activate purge"; got != want {
 		t.Errorf("history: %s\nwant:    %s", got, want)
 	}
-	for path, item := range document(t).Paths.Map() {
-		for method, op := range item.Operations() {
-			if !ch.seen[op.OperationID] {
-				t.Errorf("%s %s was not called", method, path)
-			}
-		}
+	if missed := h.Missed(); len(missed) > 0 {
+		t.Errorf("not called: %q", missed)
 	}
 }

@@ -61,6 +61,7 @@ var testOnly = []struct {
 	{"go.uber.org/goleak", nil, "it inspects goroutines for tests"},
 	{"pgregory.net/rapid", nil, "it generates inputs for tests"},
 	{"github.com/openai/openai-go/", nil, "a client of the API that the worker serves; tests hold the two together"},
+	{"github.com/getkin/kin-openapi/", nil, "it reads API descriptions; tests hold the servers to theirs"},
 	{"github.com/google/go-cmp/", nil, "it may panic by design and is documented as for tests only"},
 	{"testing", nil, "it registers flags and is for tests"},
 }
