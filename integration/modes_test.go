@@ -84,34 +84,16 @@ func shutdown(t *testing.T, addr string) {
 	}
 }
 
-// Never blocks: while Sentinel promotes the replica every request is answered, and right; afterwards hits, swaps and purges go on.
+// Never blocks: while Sentinel promotes the replica every request is answered, and right.
 func TestSentinelFailover(t *testing.T) {
 	url, primary, replica := testredis.StartFailover(t)
-	g := startGroup(t, on(t, url))
-	g.share(0, 1)
-	stop := g.load()
-	shutdown(t, primary)
-	began := time.Now()
-	c := redis.NewClient(&redis.Options{Addr: replica, MaxRetries: -1})
-	defer c.Close()
-	g.workers[0].await("promoted", 30*time.Second, func() bool {
-		return strings.Contains(c.Info(t.Context(), "replication").Val(), "role:master")
-	})
-	promoted := time.Since(began)
-	stop()
-	g.ready()
-	t.Logf("replica promoted after %v, workers ready after %v", promoted.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
-	g.share(0, 1)
-	g.leader()
-	g.swap(1)
-	g.purge(0)
+	startGroup(t, on(t, url)).failover(primary, func(ctx context.Context) bool { return isMaster(ctx, replica) })
 }
 
 // Never blocks: a master of the cluster dies under load, its replica takes over, and nobody noticed but in the hit rate.
 func TestClusterNodeKilled(t *testing.T) {
 	url, nodes := testredis.StartReplicatedCluster(t, 3)
 	g := startGroup(t, on(t, url))
-	g.share(0, 1)
 	// the master of the control records, which hurts most
 	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: nodes})
 	defer c.Close()
@@ -119,21 +101,33 @@ func TestClusterNodeKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := g.load()
-	began := time.Now()
-	shutdown(t, victim.Options().Addr)
-	g.workers[0].await("taken over", 30*time.Second, func() bool {
-		return slices.ContainsFunc(nodes[3:], func(addr string) bool {
-			r := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})
-			defer r.Close()
-			return strings.Contains(r.Info(t.Context(), "replication").Val(), "role:master") &&
-				strings.Contains(r.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
-		})
+	g.failover(victim.Options().Addr, func(ctx context.Context) bool {
+		return slices.ContainsFunc(nodes[3:], func(addr string) bool { return isMaster(ctx, addr) })
 	})
-	taken := time.Since(began)
+}
+
+// isMaster reports whether a server is a primary, of a cluster that serves every slot if it is in one.
+func isMaster(ctx context.Context, addr string) bool {
+	c := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})
+	defer c.Close()
+	info := c.Info(ctx, "replication", "cluster").Val()
+	return strings.Contains(info, "role:master") &&
+		(!strings.Contains(info, "cluster_enabled:1") || strings.Contains(c.ClusterInfo(ctx).Val(), "cluster_state:ok"))
+}
+
+// failover shuts a primary down under load, and waits until another server has taken over: no request may fail meanwhile, and afterwards
+// hits, swaps and purges go on.
+func (g *group) failover(primary string, taken func(context.Context) bool) {
+	g.t.Helper()
+	g.share(0, 1)
+	stop := g.load()
+	shutdown(g.t, primary)
+	began := time.Now()
+	g.workers[0].await("taken over", 30*time.Second, func() bool { return taken(g.t.Context()) })
+	after := time.Since(began)
 	stop()
 	g.ready()
-	t.Logf("taken over after %v, workers ready after %v", taken.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	g.t.Logf("taken over after %v, workers ready after %v", after.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 	g.share(0, 1)
 	g.leader()
 	g.swap(1)

@@ -24,6 +24,7 @@ import (
 	"github.com/kvtier/kvtier/worker"
 	"github.com/kvtier/kvtier/worker/engine"
 	"github.com/kvtier/kvtier/worker/llama"
+	"github.com/kvtier/kvtier/worker/workertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -49,29 +50,12 @@ const (
 // newReplica starts a worker on a checkpoint, in front of a remote tier or of none.
 func newReplica(t testing.TB, name string, remote store.Store, change func(*worker.Options)) *worker.Replica {
 	t.Helper()
-	e := open(t, name, llama.Options{})
-	c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote, HotBytes: 32 << 20, ProbeTimeout: time.Second, FetchTimeout: 5 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Tests that are not about the gate want every block that is there, however busy the machine is.
-	o := worker.Options{Engine: e, Label: name, Cache: c, Gate: tiered.GateAlways}
+	o := worker.Options{Engine: open(t, name, llama.Options{}), Label: name, Gate: tiered.GateAlways}
 	if change != nil {
 		change(&o)
 	}
-	r, err := worker.NewReplica(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := r.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		c.Close(ctx)
-	})
-	return r
+	return workertest.Start(t, o, tiered.Options{Remote: remote, HotBytes: 32 << 20, ProbeTimeout: time.Second, FetchTimeout: 5 * time.Second})
 }
 
 func complete(t testing.TB, r *worker.Replica, req worker.Request) worker.Result {

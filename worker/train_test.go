@@ -14,6 +14,7 @@ import (
 	"github.com/kvtier/kvtier/worker/engine"
 	"github.com/kvtier/kvtier/worker/engine/enginetest"
 	"github.com/kvtier/kvtier/worker/llama"
+	"github.com/kvtier/kvtier/worker/workertest"
 )
 
 // Cached K/V is ignored while gradients flow and afterwards: training touches no tier, and what it produces starts cold although the
@@ -23,21 +24,8 @@ func TestTrainingPassesNeverUseTheCache(t *testing.T) {
 	if !ok {
 		t.Fatal("the tiny engine is no llama model")
 	}
-	remote := memstore.New(memstore.Options{})
-	c, err := tiered.New(tiered.Options{Layout: first.Layout(), Remote: remote, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "step 0", Cache: c, Gate: tiered.GateAlways})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-		c.Close(context.Background())
-	})
+	r := workertest.Start(t, worker.Options{Engine: first, Label: "step 0", Gate: tiered.GateAlways},
+		tiered.Options{Remote: memstore.New(memstore.Options{}), ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
 	prompt := make([]int32, 70)
 	for i := range prompt {
 		prompt[i] = int32(3 + i*7%200)
@@ -53,7 +41,7 @@ func TestTrainingPassesNeverUseTheCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := c.Stats()
+	before := r.Cache().Stats()
 	var losses []float64
 	for range 10 {
 		loss, err := trainer.Step(t.Context(), prompt)
@@ -62,7 +50,7 @@ func TestTrainingPassesNeverUseTheCache(t *testing.T) {
 		}
 		losses = append(losses, loss)
 	}
-	after := c.Stats()
+	after := r.Cache().Stats()
 	if before.LookupBlocks != after.LookupBlocks || before.HotBlocks != after.HotBlocks || before.Spilled != after.Spilled {
 		t.Errorf("training used the cache: %+v, then %+v", before, after)
 	}
@@ -128,23 +116,9 @@ func TestAThousandSwapsUnderTraffic(t *testing.T) {
 	if testing.Short() {
 		swaps = 50
 	}
-	remote := memstore.New(memstore.Options{})
-	first := enginetest.Tiny(t, 1)
-	c, err := tiered.New(tiered.Options{Layout: first.Layout(), Remote: remote, HotBytes: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
 	pauses := new(pauseLog)
-	r, err := worker.NewReplica(worker.Options{Engine: first, Label: "1", Cache: c, Logger: slog.New(pauses)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-		c.Close(context.Background())
-	})
+	r := workertest.Start(t, worker.Options{Engine: enginetest.Tiny(t, 1), Label: "1", Logger: slog.New(pauses)},
+		tiered.Options{Remote: memstore.New(memstore.Options{}), HotBytes: 1 << 20})
 	prompts := make([][]int32, 6)
 	for i := range prompts {
 		for j := range 34 + 16*(i%2) {
@@ -154,19 +128,11 @@ func TestAThousandSwapsUnderTraffic(t *testing.T) {
 	expected := map[string][][]int32{} // by weights, what each prompt gives without a cache
 	for seed := range uint64(3) {
 		e := enginetest.Tiny(t, seed+1)
-		cold, err := tiered.New(tiered.Options{Layout: e.Layout()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		alone, err := worker.NewReplica(worker.Options{Engine: e, Cache: cold})
-		if err != nil {
-			t.Fatal(err)
-		}
+		alone := workertest.Start(t, worker.Options{Engine: e}, tiered.Options{})
 		for _, p := range prompts {
 			res := complete(t, alone, worker.Request{Tokens: p, MaxTokens: 3, NoCache: true})
 			expected[e.Identity().Weights.String()] = append(expected[e.Identity().Weights.String()], res.Tokens)
 		}
-		cold.Close(t.Context())
 	}
 	if len(expected) != 3 {
 		t.Fatal("the weights are not three")

@@ -8,6 +8,7 @@ import (
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
 	"github.com/kvtier/kvtier/worker/engine"
+	"github.com/kvtier/kvtier/worker/workertest"
 )
 
 // watched is a real engine of which a test sees every call, and may hold it up or make it fail.
@@ -133,23 +134,9 @@ func (g *generator) Generate(ctx context.Context, tokens []int32, o engine.Gener
 // replicaOf starts a worker on an engine, in front of no remote tier.
 func replicaOf(t testing.TB, e engine.Engine, change func(*worker.Options)) *worker.Replica {
 	t.Helper()
-	c, err := tiered.New(tiered.Options{Layout: e.Layout(), HotBytes: 32 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := worker.Options{Engine: e, Label: "test", Cache: c}
+	o := worker.Options{Engine: e, Label: "test"}
 	if change != nil {
 		change(&o)
 	}
-	r, err := worker.NewReplica(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-		c.Close(context.WithoutCancel(t.Context()))
-	})
-	return r
+	return workertest.Start(t, o, tiered.Options{HotBytes: 32 << 20})
 }

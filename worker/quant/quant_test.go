@@ -2,7 +2,6 @@ package quant_test
 
 import (
 	"bytes"
-	"context"
 	"slices"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/kvtier/kvtier/worker/engine"
 	"github.com/kvtier/kvtier/worker/engine/enginetest"
 	"github.com/kvtier/kvtier/worker/quant"
+	"github.com/kvtier/kvtier/worker/workertest"
 )
 
 func tiny(t *testing.T, seed uint64, q block.Quant) engine.Engine {
@@ -100,21 +100,8 @@ func TestErrorsDoNotAddUp(t *testing.T) {
 
 func replica(t *testing.T, e engine.Engine, remote *memstore.Store) *worker.Replica {
 	t.Helper()
-	c, err := tiered.New(tiered.Options{Layout: e.Layout(), Remote: remote, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := worker.NewReplica(worker.Options{Engine: e, Label: "tiny", Cache: c, Gate: tiered.GateAlways})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-		c.Close(context.Background())
-	})
-	return r
+	return workertest.Start(t, worker.Options{Engine: e, Label: "tiny", Gate: tiered.GateAlways},
+		tiered.Options{Remote: remote, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
 }
 
 func complete(t *testing.T, r *worker.Replica) worker.Result {
