@@ -167,7 +167,7 @@ func TestGoldenPlanes(t *testing.T) {
 // Hostile payloads behind valid checksums neither crash nor write past the block.
 func FuzzPlanes(f *testing.F) {
 	l := smallLayout()
-	l.DType, l.BlockTokens, l.HeadDim = block.BF16, 16, 16
+	l.DType, l.Layers, l.KVHeads, l.BlockTokens, l.HeadDim = block.BF16, 1, 1, 16, 8
 	format := newFormat(f, l)
 	h := headerFor(l)
 	frame := sealedKV(f, format, h)

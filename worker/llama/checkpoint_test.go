@@ -373,7 +373,7 @@ func TestCrookedCheckpointFiles(t *testing.T) {
 
 // FuzzCheckpoint gives the three files any bytes: no panic, and what opens can compute.
 func FuzzCheckpoint(f *testing.F) {
-	c := llamatest.Convert(llamatest.Random(llamatest.Config{Layers: 1, Heads: 1, KVHeads: 1, HeadDim: 2, FFN: 2, Context: 32}).Bytes())
+	c := llamatest.Convert(llamatest.Random(smallest).Bytes())
 	config, _ := json.Marshal(c.Config)
 	tokenizer, _ := json.Marshal(c.Tokenizer)
 	f.Add(config, tokenizer, llamatest.Safetensors(c.Tensors))

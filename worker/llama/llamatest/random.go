@@ -20,6 +20,7 @@ type Config struct {
 	FFN     int    // [96]
 	Context int    // [512] tokens
 	Type    uint32 // of matrices, as in GGUF [0, F32]; norms are always F32
+	Vocab   int    // so many tokens, none of them a byte [256 bytes and 42 others]
 	Untied  bool   // with an output matrix of its own
 }
 
@@ -56,7 +57,7 @@ func Random(c Config) *File {
 		f.Set("llama.attention.key_length", uint32(c.HeadDim))
 		f.Set("llama.attention.value_length", uint32(c.HeadDim))
 	}
-	vocab := setVocabulary(f)
+	vocab := setVocabulary(f, c.Vocab)
 
 	matrix := func(name string, in, out int) {
 		f.Tensors = append(f.Tensors, randomTensor(rng, name, c.Type, 1.5/math.Sqrt(float64(in)), 0, in, out))
@@ -84,14 +85,16 @@ func Random(c Config) *File {
 	return f
 }
 
-// setVocabulary adds the tokenizer's metadata and returns the number of tokens.
-func setVocabulary(f *File) int {
+// setVocabulary adds the tokenizer's metadata and returns the number of tokens, which is limit unless that is 0.
+func setVocabulary(f *File, limit int) int {
 	pieces, types, scores := []string{"<unk>", "<s>", "</s>"}, []int32{2, 3, 3}, []float32{0, 0, 0}
 	add := func(piece string, typ int32, score float32) {
 		pieces, types, scores = append(pieces, piece), append(types, typ), append(scores, score)
 	}
-	for b := range 256 {
-		add(fmt.Sprintf("<0x%02X>", b), 6, 0)
+	if limit == 0 {
+		for b := range 256 {
+			add(fmt.Sprintf("<0x%02X>", b), 6, 0)
+		}
 	}
 	for i, p := range []string{"th", "he", "in", "er", "an", "▁t", "▁a", "the", "▁the", "ing", "and", "▁and"} {
 		add(p, 1, -float32(i+1))
@@ -100,6 +103,9 @@ func setVocabulary(f *File) int {
 		add(string(c), 1, -100)
 	}
 	add("▁", 1, -100)
+	if limit > 0 {
+		pieces, types, scores = pieces[:limit], types[:limit], scores[:limit]
+	}
 	f.Set("tokenizer.ggml.model", "llama")
 	f.Set("tokenizer.ggml.tokens", pieces)
 	f.Set("tokenizer.ggml.scores", scores)
