@@ -37,17 +37,11 @@ func on(t *testing.T, url string) func(role string, args ...string) *process {
 	}
 }
 
-// ready waits until every worker has a lease and a tier. Requests are what heals a breaker.
+// ready waits until every worker has a lease and a tier.
 func (g *group) ready() {
 	g.t.Helper()
 	for _, w := range g.workers {
-		w.await("ready", 90*time.Second, func() bool {
-			if w.status() == "ready" {
-				return true
-			}
-			_, _ = w.tryComplete(g.fresh())
-			return w.status() == "ready"
-		})
+		w.await("ready", 90*time.Second, func() bool { return w.status() == "ready" })
 	}
 }
 

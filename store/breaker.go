@@ -44,12 +44,17 @@ func (s BreakerState) String() string {
 type BreakerOptions struct {
 	// Faults is how many calls in a row must fail before the breaker opens. Default 5.
 	Faults int
-	// MinDelay is how long it stays open the first time, default 1 s; each probe that fails doubles that, up to MaxDelay, default 30 s.
+	// MinDelay is how long it stays open the first time, default 1 s; each probe that fails doubles that, up to MaxDelay, default 30 s,
+	// with Probe 2 s.
 	MinDelay, MaxDelay time.Duration
 	// Jitter is by which part at most a delay is shortened at random, so that many workers do not probe together.
 	// Default 0.2; negative means none; below 1.
 	Jitter float64
-	// ProbeTimeout is how long a probe may take before another may be sent, default 10 s: a caller that never ends its
+	// Probe asks in the background each time the delay is over, so that a recovery is seen within seconds and by
+	// nobody's request. It should be cheap. What is in front of one node of several (ErrNode, ErrUnavailable) says nothing against the whole.
+	// Once it returns ErrClosed nobody asks any more. Nil: the next call is the probe.
+	Probe func(context.Context) error
+	// ProbeTimeout is how long a probe may take before another may be sent, default 10 s, with Probe 2 s: a caller that never ends its
 	// loop over Get must not keep the breaker half-open forever.
 	ProbeTimeout time.Duration
 	// OnStateChange is called after each change, in order, never concurrently, outside locks; it should return soon, because the call
@@ -64,8 +69,12 @@ func (o BreakerOptions) withDefaults() BreakerOptions {
 	if o.MinDelay <= 0 {
 		o.MinDelay = time.Second
 	}
+	maxDelay, probeTimeout := 30*time.Second, 10*time.Second
+	if o.Probe != nil { // no caller waits for it
+		maxDelay, probeTimeout = 2*time.Second, 2*time.Second
+	}
 	if o.MaxDelay <= 0 {
-		o.MaxDelay = 30 * time.Second
+		o.MaxDelay = maxDelay
 	}
 	o.MaxDelay = max(o.MaxDelay, o.MinDelay)
 	if o.Jitter == 0 {
@@ -73,7 +82,7 @@ func (o BreakerOptions) withDefaults() BreakerOptions {
 	}
 	o.Jitter = min(max(o.Jitter, 0), 0.99)
 	if o.ProbeTimeout <= 0 {
-		o.ProbeTimeout = 10 * time.Second
+		o.ProbeTimeout = probeTimeout
 	}
 	return o
 }
@@ -87,9 +96,8 @@ type Breaker struct {
 }
 
 // Circuit counts calls that end with a fault (IsFault: time-outs are faults, ordinary misses and callers that went away are not). After
-// BreakerOptions.Faults of them in a row it opens and answers ErrUnavailable at once. When the delay is over, the next call is a probe: if it
-// succeeds, the circuit closes; if it fails, the delay doubles. Nothing but traffic is needed to heal, and no timer runs. It is safe for
-// concurrent use.
+// BreakerOptions.Faults of them in a row it opens and answers ErrUnavailable at once. When the delay is over, BreakerOptions.Probe or the next
+// call is a probe: if it succeeds, the circuit closes; if it fails, the delay doubles. It is safe for concurrent use.
 type Circuit struct {
 	opts        BreakerOptions
 	unavailable error // made once, so that an open breaker allocates nothing
@@ -104,16 +112,21 @@ type Circuit struct {
 	until   time.Time     // open: when the next call may probe; half-open: when the probe is given up
 	changes []change      // not yet told
 	telling bool
+	healing bool // heal runs, or will not run again
+
+	life  context.Context // of heal
+	stop  context.CancelFunc
+	heals sync.WaitGroup
 }
 
 type change struct{ from, to BreakerState }
 
-// WithBreaker wraps s for callers that prefer a quick no to a slow one. Each back end needs a Breaker of its own.
+// WithBreaker wraps s for callers that prefer a quick no to a slow one. Each back end needs a Breaker of its own. Close ends its probes.
 func WithBreaker(s Store, o BreakerOptions) *Breaker {
 	return &Breaker{Circuit: NewCircuit(o), inner: s}
 }
 
-// NewCircuit returns a closed circuit, for what is no Store, such as one node of several.
+// NewCircuit returns a closed circuit, for what is no Store, such as one node of several. One with BreakerOptions.Probe wants to be stopped.
 func NewCircuit(o BreakerOptions) *Circuit {
 	c := &Circuit{opts: o.withDefaults(), unavailable: fmt.Errorf("breaker is open: %w", ErrUnavailable)}
 	c.circuit = circuitbreaker.NewBuilder[any]().
@@ -122,8 +135,20 @@ func NewCircuit(o BreakerOptions) *Circuit {
 		WithDelay(0).
 		OnStateChanged(c.changed). // called within methods of circuit, thus with mu held
 		Build()
+	c.life, c.stop = context.WithCancel(context.Background())
 	return c
 }
+
+// Stop ends the probing in the background; an open circuit stays open.
+func (b *Circuit) Stop() {
+	b.mu.Lock()
+	b.healing = true
+	b.mu.Unlock()
+	b.stop()
+}
+
+// Wait returns when the last probe has, after Stop.
+func (b *Circuit) Wait() { b.heals.Wait() }
 
 // Guard runs call if the circuit admits it, counts its outcome and returns its error, or ErrUnavailable.
 func (b *Circuit) Guard(ctx context.Context, call func() error) error {
@@ -131,17 +156,7 @@ func (b *Circuit) Guard(ctx context.Context, call func() error) error {
 	return err
 }
 
-// Overdue is for how long an open circuit has been ready to admit a call, without any that came; 0 for a circuit that is not open.
-func (b *Circuit) Overdue() time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.state != BreakerOpen {
-		return 0
-	}
-	return max(0, time.Since(b.until))
-}
-
-// State returns the state. An open breaker whose delay is over stays open until the next call.
+// State returns the state. An open breaker whose delay is over stays open until the next probe.
 func (b *Circuit) State() BreakerState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -152,7 +167,7 @@ func (b *Circuit) State() BreakerState {
 func (b *Circuit) Admits() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.state == BreakerClosed || !time.Now().Before(b.until)
+	return b.state == BreakerClosed || b.opts.Probe == nil && !time.Now().Before(b.until)
 }
 
 // Unwrap returns the wrapped store.
@@ -218,8 +233,13 @@ func (b *Breaker) Ping(ctx context.Context) error {
 	return err
 }
 
-// Close implements Store. It always reaches the store.
-func (b *Breaker) Close() error { return b.inner.Close() }
+// Close implements Store. It always reaches the store, and ends probing.
+func (b *Breaker) Close() error {
+	b.Stop()
+	err := b.inner.Close() // a probe that waits for an answer ends
+	b.Wait()
+	return err
+}
 
 // guarded runs call if the breaker admits it, and counts its outcome.
 func guarded(ctx context.Context, b *Circuit, call func() (int, error)) (int, error) {
@@ -264,7 +284,8 @@ func (b *Circuit) admit(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("breaker: %w", err) // it must neither count as a fault nor use up the probe
 	}
 	b.mu.Lock()
-	era, ok := b.tryAdmit()
+	ok := b.state == BreakerClosed || b.opts.Probe == nil && b.tryProbe()
+	era := b.era
 	b.tellAndUnlock()
 	if !ok {
 		return 0, b.unavailable
@@ -272,23 +293,56 @@ func (b *Circuit) admit(ctx context.Context) (uint64, error) {
 	return era, nil
 }
 
-// tryAdmit decides. The caller holds mu.
-func (b *Circuit) tryAdmit() (era uint64, ok bool) {
-	if b.state == BreakerClosed {
-		return b.era, true
-	}
+// tryProbe makes a circuit that is not closed half-open, if it is time. The caller holds mu.
+func (b *Circuit) tryProbe() bool {
 	now := time.Now()
 	if now.Before(b.until) {
-		return 0, false
+		return false
 	}
 	if b.state == BreakerHalfOpen { // the probe was lost: begin another without waiting again
 		b.circuit.Open()
 	}
 	if !b.circuit.TryAcquirePermit() {
-		return 0, false
+		return false
 	}
 	b.until = now.Add(b.opts.ProbeTimeout)
-	return b.era, true
+	return true
+}
+
+// heal probes until the circuit is closed.
+func (b *Circuit) heal() {
+	for {
+		b.mu.Lock()
+		if b.state == BreakerClosed {
+			b.healing = false
+			b.mu.Unlock()
+			return
+		}
+		wait := time.Until(b.until)
+		b.mu.Unlock()
+		select {
+		case <-time.After(wait):
+		case <-b.life.Done():
+			return
+		}
+		b.mu.Lock()
+		probing, era := b.tryProbe(), b.era
+		b.tellAndUnlock()
+		if !probing {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(b.life, b.opts.ProbeTimeout)
+		err := b.opts.Probe(ctx)
+		cancel()
+		if errors.Is(err, ErrClosed) || b.life.Err() != nil {
+			return
+		}
+		o := outcomeOf(err)
+		if errors.Is(err, ErrNode) || errors.Is(err, ErrUnavailable) {
+			o = outcomeWell
+		}
+		b.record(era, o)
+	}
 }
 
 // record counts the outcome of a call, unless the state has changed since the call began.
@@ -310,7 +364,9 @@ func (b *Circuit) record(era uint64, o outcome) {
 		b.circuit.RecordFailure()
 	case b.state == BreakerHalfOpen: // the probe says nothing: the next call may try again at once
 		b.circuit.Open()
-		b.until = time.Time{}
+		if b.opts.Probe == nil {
+			b.until = time.Time{}
+		}
 	}
 }
 
@@ -323,6 +379,10 @@ func (b *Circuit) changed(e circuitbreaker.StateChangedEvent) {
 	case circuitbreaker.OpenState:
 		b.state = BreakerOpen
 		b.until = time.Now().Add(b.delay - time.Duration(b.opts.Jitter*rand.Float64()*float64(b.delay)))
+		if b.opts.Probe != nil && !b.healing {
+			b.healing = true
+			b.heals.Go(b.heal)
+		}
 	case circuitbreaker.HalfOpenState:
 		b.state = BreakerHalfOpen
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -295,25 +296,77 @@ func BenchmarkBreaker(b *testing.B) {
 	_ = bufs
 }
 
-// Nobody asks a node that has left a cluster: its breaker stays open, and is told from one that is probed in vain.
-func TestBreakerSaysThatNobodyAsks(t *testing.T) {
+// With a probe of its own the breaker heals without traffic, within two seconds of the recovery, and no call pays for finding out.
+func TestBreakerProbesByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, f := sick(store.BreakerOptions{Faults: 1, MinDelay: time.Second, Jitter: -1})
-		if got := b.Overdue(); got != 0 {
-			t.Errorf("Overdue of a closed breaker = %v", got)
-		}
-		trip(t, b, f)
-		time.Sleep(time.Second)
-		if got := b.Overdue(); got != 0 {
-			t.Errorf("Overdue at the end of the delay = %v", got)
-		}
-		time.Sleep(7 * time.Second)
-		if got := b.Overdue(); got != 7*time.Second {
-			t.Errorf("Overdue 7 s later = %v", got)
-		}
-		_ = b.Ping(t.Context()) // a probe that fails
-		if got := b.Overdue(); got != 0 {
-			t.Errorf("Overdue after a probe = %v", got)
+		f := storetest.NewFaulty(memstore.New(memstore.Options{}))
+		b := store.WithBreaker(f, store.BreakerOptions{Faults: 2, Jitter: -1, Probe: f.Ping})
+		defer b.Close()
+		for round := range 2 {
+			f.Inject(storetest.Fault{})
+			for range 2 {
+				_, _ = b.Lead(t.Context(), []string{"a"})
+			}
+			pings, leads := f.Calls(storetest.Ping), f.Calls(storetest.Lead)
+			for range 100 { // at 0, 1, … 99 s
+				if _, err := b.Lead(t.Context(), []string{"a"}); !errors.Is(err, store.ErrUnavailable) || b.Admits() {
+					t.Fatalf("round %d: Lead of an open breaker: %v", round, err)
+				}
+				time.Sleep(time.Second)
+			}
+			if n := f.Calls(storetest.Lead) - leads; n != 0 {
+				t.Errorf("round %d: %d calls were used as probes", round, n)
+			}
+			if n := f.Calls(storetest.Ping) - pings; n != 50 { // at 1, 3, 5, … 99 s
+				t.Errorf("round %d: %d probes in 100 s, want 50", round, n)
+			}
+			f.Heal()
+			time.Sleep(2 * time.Second)
+			if got := b.State(); got != store.BreakerClosed {
+				t.Errorf("round %d: State 2 s after the recovery = %v", round, got)
+			}
+			pings = f.Calls(storetest.Ping)
+			time.Sleep(time.Minute)
+			if n := f.Calls(storetest.Ping) - pings; n != 0 {
+				t.Errorf("round %d: %d probes of a store that is well", round, n)
+			}
 		}
 	})
+}
+
+// Whatever a probe meets, it neither spins nor outlives the breaker.
+func TestBreakerProbesEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		probe  func(context.Context) error
+		probes int32 // in a minute
+		want   store.BreakerState
+	}{
+		"hangs":            {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 15, store.BreakerOpen}, // 2 s each, and 2 s between
+		"says nothing":     {func(context.Context) error { return context.Canceled }, 60, store.BreakerOpen},
+		"is closed":        {func(context.Context) error { return store.ErrClosed }, 1, store.BreakerHalfOpen},
+		"one node's":       {func(context.Context) error { return fmt.Errorf("%w: %w", store.ErrNode, storetest.ErrInjected) }, 1, store.BreakerClosed},
+		"a guarded node's": {func(context.Context) error { return store.ErrUnavailable }, 1, store.BreakerClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var probes atomic.Int32
+				f := storetest.NewFaulty(memstore.New(memstore.Options{}))
+				b := store.WithBreaker(f, store.BreakerOptions{Faults: 1, Jitter: -1, Probe: func(ctx context.Context) error {
+					probes.Add(1)
+					return c.probe(ctx)
+				}})
+				f.Inject(storetest.Fault{})
+				_ = b.Ping(t.Context())
+				time.Sleep(time.Minute + time.Millisecond)
+				if n := probes.Load(); n != c.probes {
+					t.Errorf("%d probes in a minute, want %d", n, c.probes)
+				}
+				if got := b.State(); got != c.want {
+					t.Errorf("State = %v, want %v", got, c.want)
+				}
+				_ = b.Close() // else the bubble does not end
+				synctest.Wait()
+			})
+		})
+	}
 }

@@ -103,11 +103,13 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 		if err != nil {
 			return n, usageError{err}
 		}
-		n.onClose(func(context.Context) error { return s.Close() })
 		n.redis = s
-		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, OnStateChange: func(from, to store.BreakerState) {
-			o.logger.Warn("breaker changed", "tier", "redis", "from", from.String(), "to", to.String())
+		n.breaker = store.WithBreaker(s, store.BreakerOptions{Faults: 3, Probe: s.Alive, OnStateChange: func(from, to store.BreakerState) {
+			if from == store.BreakerClosed || to == store.BreakerClosed { // a probe that fails every other second is no news
+				o.logger.Warn("breaker changed", "tier", "redis", "from", from.String(), "to", to.String())
+			}
 		}})
+		n.onClose(func(context.Context) error { return n.breaker.Close() })
 		remote = n.breaker
 	}
 	n.cache, err = tiered.New(tiered.Options{

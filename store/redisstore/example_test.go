@@ -22,7 +22,7 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	s := store.WithBreaker(store.WithDeadlines(remote, store.Deadlines{}), store.BreakerOptions{})
+	s := store.WithBreaker(store.WithDeadlines(remote, store.Deadlines{}), store.BreakerOptions{Probe: remote.Alive})
 	defer s.Close()
 
 	ctx := context.Background()

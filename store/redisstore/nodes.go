@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -25,16 +25,23 @@ type NodeState struct {
 // client's node clients: whatever goes to a node passes, in whatever pipeline it began. A single server needs none: there the breaker around
 // the Store does the same.
 type nodes struct {
-	opts store.BreakerOptions
-	mu   struct {
+	opts    store.BreakerOptions
+	cluster *redis.ClusterClient
+	mu      struct {
 		sync.Mutex
-		circuits map[string]*store.Circuit // by address; kept when a node leaves, there are few
+		all map[string]*node // by address
 	}
+}
+
+type node struct {
+	circuit *store.Circuit
+	client  *redis.Client // the last one that was made
+	idle    bool          // owned no slots when its circuit was last probed: a failover has taken them
 }
 
 func newNodes(o store.BreakerOptions) *nodes {
 	n := &nodes{opts: o}
-	n.mu.circuits = map[string]*store.Circuit{}
+	n.mu.all = map[string]*node{}
 	return n
 }
 
@@ -43,33 +50,88 @@ func (n *nodes) client(o *redis.Options) *redis.Client {
 	c := redis.NewClient(o)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	circuit := n.mu.circuits[o.Addr]
-	if circuit == nil {
-		circuit = store.NewCircuit(n.opts)
-		n.mu.circuits[o.Addr] = circuit
+	x := n.mu.all[o.Addr]
+	if x == nil {
+		opts := n.opts
+		opts.Probe = func(ctx context.Context) error { return n.probe(ctx, o.Addr) }
+		x = &node{circuit: store.NewCircuit(opts)}
+		n.mu.all[o.Addr] = x
 	}
-	c.AddHook(&nodeGuard{circuit, fmt.Errorf("node %s: %w", o.Addr, store.ErrUnavailable)})
+	x.client = c
+	c.AddHook(&nodeGuard{x.circuit, fmt.Errorf("node %s: %w", o.Addr, store.ErrUnavailable)})
 	return c
 }
 
-// deserted is for how long nobody may have asked a node that could be asked, until its breaker says nothing about the cluster any more: after
-// a failover the client forgets the node that is gone, and its breaker would stay open for ever.
-const deserted = 5 * time.Second
+// probe asks a node whose circuit is open how it is, and the others meanwhile whether it still owns slots.
+func (n *nodes) probe(ctx context.Context, addr string) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { n.look(ctx) })
+	n.mu.Lock()
+	c := n.mu.all[addr].client
+	n.mu.Unlock()
+	err := c.Exists(context.WithValue(ctx, inGuard{}, true), aliveKey).Err()
+	if !errors.Is(err, redis.ErrClosed) {
+		return nodeFault(ctx, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.mu.all[addr].client != c {
+		return err // the client has made another one meanwhile
+	}
+	delete(n.mu.all, addr) // the client has forgotten the node
+	return store.ErrClosed
+}
+
+// look learns which nodes own slots now.
+func (n *nodes) look(ctx context.Context) {
+	var mu sync.Mutex
+	owners := map[string]bool{}
+	if err := n.cluster.ForEachMaster(ctx, func(_ context.Context, c *redis.Client) error { // asks the cluster, unlike other calls
+		mu.Lock()
+		defer mu.Unlock()
+		owners[c.Options().Addr] = true
+		return nil
+	}); err != nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for addr, x := range n.mu.all {
+		x.idle = !owners[addr]
+	}
+}
+
+// stop ends all probes; wait returns when the last one has.
+func (n *nodes) stop() (wait func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := slices.Collect(maps.Values(n.mu.all))
+	for _, x := range all {
+		x.circuit.Stop()
+	}
+	return func() {
+		for _, x := range all {
+			x.circuit.Wait()
+		}
+	}
+}
 
 func (n *nodes) states() []NodeState {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	all := make([]NodeState, 0, len(n.mu.circuits))
-	for addr, c := range n.mu.circuits {
-		if c.Overdue() < deserted {
-			all = append(all, NodeState{addr, c.State()})
+	all := make([]NodeState, 0, len(n.mu.all))
+	for addr, x := range n.mu.all {
+		if s := x.circuit.State(); s == store.BreakerClosed || !x.idle {
+			all = append(all, NodeState{addr, s})
 		}
 	}
 	slices.SortFunc(all, func(a, b NodeState) int { return cmp.Compare(a.Node, b.Node) })
 	return all
 }
 
-// NodeStates returns the state of each node's breaker, by address; nothing but for a cluster. Nodes that nobody asks any more are left out.
+// NodeStates returns the state of each node's breaker, by address; nothing but for a cluster. A sick node that owns no slots any more
+// is left out.
 func (s *Store) NodeStates() []NodeState {
 	if s.nodes == nil {
 		return nil
@@ -152,4 +214,13 @@ func (s *Store) blame(ctx context.Context, key string, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", store.ErrNode, err)
+}
+
+// aliveKey is of no value. It takes a command with a key to notice that a cluster is down, or that a user may not read.
+const aliveKey = "kvt1:d:alive"
+
+// Alive returns nil if the servers answer questions about values, as far as one question can tell: for store.BreakerOptions.Probe.
+func (s *Store) Alive(ctx context.Context) error {
+	_, err := s.Lead(ctx, []string{aliveKey})
+	return err
 }

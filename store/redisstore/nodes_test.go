@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,21 +68,67 @@ func TestASickNodeCostsItsOwnKeysOnly(t *testing.T) {
 	if b.State() != store.BreakerClosed {
 		t.Errorf("the breaker of the whole store is %v", b.State())
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) { // it heals by itself
-		found = 0
-		for _, k := range keys {
-			if yes, _ := lead(k); yes {
-				found++
-			}
+	awaitNodes(t, s) // it heals without a call
+	found = 0
+	for _, k := range keys {
+		if yes, _ := lead(k); yes {
+			found++
 		}
-		if found == len(keys) {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%d of %d keys found long after the node has recovered: %v", found, len(keys), s.NodeStates())
-		}
+	}
+	if found != len(keys) {
+		t.Errorf("%d of %d keys found after the node has recovered", found, len(keys))
 	}
 	if b.State() != store.BreakerClosed {
 		t.Errorf("afterwards the breaker of the whole store is %v", b.State())
 	}
+}
+
+// awaitNodes waits until every node that owns slots is well.
+func awaitNodes(t *testing.T, s *redisstore.Store) {
+	t.Helper()
+	sick := func(n redisstore.NodeState) bool { return n.State != store.BreakerClosed }
+	for end := time.Now().Add(time.Minute); slices.ContainsFunc(s.NodeStates(), sick); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still sick: %v", s.NodeStates())
+		}
+	}
+}
+
+// After a failover it is the new master's health that counts, whether or not somebody still asks the dead one.
+func TestADeadNodeIsForgottenWithItsSlots(t *testing.T) {
+	url, nodes := testredis.StartReplicatedCluster(t, 3)
+	s, err := redisstore.Open(redisstore.Options{URL: url, NodeBreaker: store.BreakerOptions{Faults: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: nodes})
+	defer c.Close()
+	const key = "kvt1:d:nodes:failover"
+	master, err := c.MasterForKey(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := master.Options().Addr
+	_ = master.ShutdownNoSave(t.Context()).Err()
+	isDead := func(n redisstore.NodeState) bool { return n.Node == dead && n.State != store.BreakerClosed }
+	lead := func() error {
+		_, err := s.Lead(t.Context(), []string{key})
+		return err
+	}
+	for end := time.Now().Add(time.Minute); !slices.ContainsFunc(s.NodeStates(), isDead); _ = lead() {
+		if time.Now().After(end) {
+			t.Fatalf("nobody notices that %s is dead: %v", dead, s.NodeStates())
+		}
+	}
+	began := time.Now()
+	for lead() != nil {
+		if time.Since(began) > time.Minute {
+			t.Fatalf("no other node has taken over: %v", s.NodeStates())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	served := time.Since(began)
+	awaitNodes(t, s)
+	t.Logf("served after %v, well after %v", served.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }

@@ -42,6 +42,9 @@ func Open(o Options) (*Store, error) {
 	}
 	s.client = o.connect(nodeClient)
 	s.lanes.init(s.client, o.MaxInFlightBytes, o.PoolSize)
+	if s.nodes != nil {
+		s.nodes.cluster = s.lanes.cluster
+	}
 	return s, nil
 }
 
@@ -108,6 +111,9 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
+	}
+	if s.nodes != nil {
+		defer s.nodes.stop()()
 	}
 	if err := s.client.Close(); err != nil {
 		return &opError{"close", "", err}
