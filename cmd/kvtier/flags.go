@@ -1,8 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -43,5 +46,18 @@ func (l *listenFlags) add(cmd *cobra.Command, listen string) {
 }
 
 func (l *listenFlags) logger() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l.logLevel}))
+	return newLogger(os.Stderr, l.logLevel)
+}
+
+// newLogger writes JSON in which what has a name or a unit is written with it: JSON alone would make bytes of a hash, nanoseconds of a
+// duration and numbers of names.
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		switch v := a.Value.Any().(type) {
+		case time.Time: // RFC 3339 by itself
+		case fmt.Stringer:
+			a.Value = slog.StringValue(v.String())
+		}
+		return a
+	}}))
 }
