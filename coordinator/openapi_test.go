@@ -20,7 +20,9 @@ func TestDocumentHasEveryRoute(t *testing.T) {
 	for _, r := range newCoordinator(t, Options{Control: &Control{}}).routes() {
 		served = append(served, r.pattern)
 	}
-	openapitest.Load(t, openAPI).HasRoutes(served)
+	d := openapitest.Load(t, openAPI)
+	d.HasRoutes(served)
+	d.ListedIn("../docs/API.md")
 }
 
 // TestAnswersAreAsDescribed runs a model through its life with the client, with workers, and calls what the client does not.

@@ -18,7 +18,9 @@ func TestDocumentHasEveryRoute(t *testing.T) {
 	for _, r := range (&api{}).routes() {
 		served = append(served, r.pattern)
 	}
-	openapitest.Load(t, openAPI).HasRoutes(served)
+	d := openapitest.Load(t, openAPI)
+	d.HasRoutes(served)
+	d.ListedIn("../docs/API.md")
 }
 
 // TestAnswersAreAsDescribed holds requests that are accepted and all answers to the document.

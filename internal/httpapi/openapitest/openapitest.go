@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -64,6 +65,20 @@ func (d *Document) HasRoutes(served []string) {
 	slices.Sort(served)
 	if described := d.Routes(); !slices.Equal(served, described) {
 		d.t.Errorf("served:    %q\ndescribed: %q", served, described)
+	}
+}
+
+// ListedIn fails the test unless a text for people has every route that the document describes, as `GET /v1/models`.
+func (d *Document) ListedIn(file string) {
+	d.t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, r := range d.Routes() {
+		if !bytes.Contains(text, []byte("`"+r+"`")) {
+			d.t.Errorf("%s does not name `%s`", file, r)
+		}
 	}
 }
 
