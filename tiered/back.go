@@ -13,7 +13,7 @@ import (
 // they meet. A block's K/V depends on everything before it, but its hash says what that was, so it can be placed before that has been
 // computed; it counts from Take on, when nothing before it is missing any more.
 //
-//	f := cache.FetchHot(view, ns, hashes)      // and walk over it, then:
+//	f := cache.FetchHot(view, ns, chain, first) // and walk over it, then:
 //	b := f.Back()                              // nil: there is nothing more to be had
 //	b.Ask()
 //	for !b.Answered(ctx, wait) { compute some }
@@ -180,7 +180,7 @@ func (b *Back) more() {
 	b.released = 0
 	f, had := b.f, len(b.fills)
 	var mine []*fill
-	b.fills, mine = f.c.join(b.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], b.rest, b.end-1-had, -1)
+	b.fills, mine = f.c.join(b.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], b.rest, f.first+b.end-1-had, -1)
 	b.rest = b.rest[len(b.fills)-had:]
 	if len(mine) > 0 {
 		f.c.background(func() { f.c.reads.read(f.c.lead(mine, b.group)) })
@@ -327,13 +327,13 @@ func (b *Back) Pass() {
 	}
 	g, ns, cut, from := b.f.view.Generation, b.f.ns, b.f.view.Cuts[b.f.ns], b.from
 	rest, found := b.f.hashes[from:], b.end-from
-	asked := b.told
+	asked, depth := b.told, b.f.first+b.from
 	c.background(func() {
 		if !asked {
 			found, _ = c.probeLater(&g, ns, cut, rest)
 		}
 		some := min(found, max(1, exploreBytes/c.format.Layout().BlockBytes()))
-		joined, mine := c.join(nil, g, ns, cut, rest[:some], from, 1)
+		joined, mine := c.join(nil, g, ns, cut, rest[:some], depth, 1)
 		c.reads.renew(c.lead(mine, len(mine)))
 		for _, fl := range joined {
 			c.leave(fl)

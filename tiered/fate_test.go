@@ -83,7 +83,7 @@ func TestAnOpenBreakerIsNotAsked(t *testing.T) {
 	c.SetView(v)
 	ns, hashes := chainOf(v.Generation, 7, 3)
 	asked := sick.leads.Load()
-	f := c.FetchHot(v, ns, hashes)
+	f := c.FetchHot(v, ns, hashes, 0)
 	b := f.Back()
 	b.Ask()
 	if !b.Answered(t.Context(), 0) || b.End() != 0 {
@@ -101,7 +101,7 @@ func TestBackHandsOutTheEndOfAChain(t *testing.T) {
 	c := newCache(t, filled(t, v, 7, 6), nil)
 	c.SetView(v)
 	ns, hashes := chainOf(v.Generation, 7, 8)
-	f := c.FetchHot(v, ns, hashes)
+	f := c.FetchHot(v, ns, hashes, 0)
 	b := f.Back()
 	b.Ask()
 	if !b.Answered(t.Context(), time.Minute) || b.End() != 6 {

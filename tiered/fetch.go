@@ -22,6 +22,8 @@ type Fetch struct {
 	view     View
 	ns       block.Digest
 	hashes   []block.Hash // all that was asked for
+	first    int          // blocks of the chain before them
+	before   block.Hash   // the last of those
 	hot      []*entry
 	fills    []*fill
 	rest     []block.Hash // what the remote tier has behind fills, for which there was no room yet
@@ -42,22 +44,29 @@ type Fetch struct {
 // to arrive in the background: as many as fit Options.FillBytes, and others as those are used up. It returns after that round trip, or after
 // Options.ProbeTimeout. The hashes must not change before Close.
 func (c *Cache) Fetch(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) *Fetch {
-	f := &Fetch{hot: make([]*entry, 0, len(hashes))}
-	c.FetchInto(ctx, f, v, ns, hashes)
+	return c.FetchFrom(ctx, v, ns, hashes, 0)
+}
+
+// FetchFrom is Fetch for the blocks of a chain from first on: the engine has those before them itself.
+func (c *Cache) FetchFrom(ctx context.Context, v View, ns block.Digest, chain []block.Hash, first int) *Fetch {
+	f := &Fetch{hot: make([]*entry, 0, len(chain)-first)}
+	if c.begin(f, v, ns, chain, first) {
+		f.startFills(ctx, f.hashes[len(f.hot):])
+	}
 	return f
 }
 
 // FetchInto is Fetch in memory that is used again: f is the zero Fetch or one that was closed. A walk over hot blocks then allocates nothing.
 func (c *Cache) FetchInto(ctx context.Context, f *Fetch, v View, ns block.Digest, hashes []block.Hash) {
-	if c.begin(f, v, ns, hashes) {
+	if c.begin(f, v, ns, hashes, 0) {
 		f.startFills(ctx, hashes[len(f.hot):])
 	}
 }
 
-// FetchHot is Fetch without the remote tier: the walk is over hot blocks only, and does not wait. Back reads what follows them.
-func (c *Cache) FetchHot(v View, ns block.Digest, hashes []block.Hash) *Fetch {
-	f := &Fetch{hot: make([]*entry, 0, len(hashes))}
-	if c.begin(f, v, ns, hashes) {
+// FetchHot is FetchFrom without the remote tier: the walk is over hot blocks only, and does not wait. Back reads what follows them.
+func (c *Cache) FetchHot(v View, ns block.Digest, chain []block.Hash, first int) *Fetch {
+	f := &Fetch{hot: make([]*entry, 0, len(chain)-first)}
+	if c.begin(f, v, ns, chain, first) {
 		f.why = MissGate // unless the caller asks for more
 		f.back = &Back{f: f, from: len(f.hot), end: len(f.hot), low: len(f.hot)}
 	}
@@ -65,8 +74,12 @@ func (c *Cache) FetchHot(v View, ns block.Digest, hashes []block.Hash) *Fetch {
 }
 
 // begin pins the hot blocks at the front, and reports whether the remote tier may have more that is wanted.
-func (c *Cache) begin(f *Fetch, v View, ns block.Digest, hashes []block.Hash) (more bool) {
-	*f = Fetch{c: c, view: v, ns: ns, hashes: hashes, hot: f.hot[:0], fills: f.fills[:0]}
+func (c *Cache) begin(f *Fetch, v View, ns block.Digest, chain []block.Hash, first int) (more bool) {
+	hashes := chain[first:]
+	*f = Fetch{c: c, view: v, ns: ns, hashes: hashes, first: first, hot: f.hot[:0], fills: f.fills[:0]}
+	if first > 0 {
+		f.before = chain[first-1]
+	}
 	if len(hashes) == 0 {
 		return false
 	}
@@ -80,7 +93,7 @@ func (c *Cache) begin(f *Fetch, v View, ns block.Digest, hashes []block.Hash) (m
 	remote := c.remote != nil && f.view.Access == AccessShared && !c.closed.Load()
 	f.hot = c.hot.run(f.hot, &f.view.Generation, hashes)
 	if remote && c.opts.WritePolicy != WriteOnEvict {
-		c.offerRun(f.hot)
+		c.offerRun(f.before, f.hot)
 	}
 	if len(f.hot) < len(hashes) && !remote {
 		f.why = MissUnshared
@@ -106,7 +119,7 @@ func (f *Fetch) more() {
 	f.released = 0
 	had := len(f.fills)
 	var mine []*fill
-	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], f.rest, len(f.hot)+had, 1)
+	f.fills, mine = f.c.join(f.fills, f.view.Generation, f.ns, f.view.Cuts[f.ns], f.rest, f.first+len(f.hot)+had, 1)
 	f.rest = f.rest[len(f.fills)-had:]
 	if len(mine) > 0 {
 		c := f.c

@@ -239,6 +239,78 @@ func TestWhatTheTierLostIsStoredAgain(t *testing.T) {
 	}
 }
 
+// An engine that still holds the front of a prompt asks for what follows only. Those blocks are as deep in their chain as any: a full queue
+// gives them up first, and they are not stored while what is before them is not there.
+func TestBlocksBehindWhatTheEngineHoldsAreNoRoots(t *testing.T) {
+	for name, walk := range map[string]func(*tiered.Cache, block.Digest, []block.Hash) *tiered.Fetch{
+		"from the front": func(c *tiered.Cache, ns block.Digest, chain []block.Hash) *tiered.Fetch {
+			f := c.FetchFrom(t.Context(), smallView, ns, chain, 2)
+			for f.Next(t.Context()) {
+			}
+			return f
+		},
+		"from the back": func(c *tiered.Cache, ns block.Digest, chain []block.Hash) *tiered.Fetch {
+			f := c.FetchHot(smallView, ns, chain, 2)
+			b := f.Back()
+			b.Ask()
+			b.Answered(t.Context(), time.Minute)
+			b.Begin(tiered.Plan{Choice: tiered.ChooseMeasure})
+			for b.Next(t.Context(), time.Minute) {
+			}
+			b.Take()
+			return f
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			remote, f := newRooted(), newFamily()
+			first := newCache(t, remote, func(o *tiered.Options) { o.Layout = smallLayout })
+			first.SetView(smallView)
+			f.request(t, first, "abcd")
+			flush(t, first)
+
+			var tasks []func()
+			run := func() {
+				for len(tasks) > 0 {
+					task := tasks[0]
+					tasks = tasks[1:]
+					task()
+				}
+			}
+			c := newCache(t, remote, func(o *tiered.Options) {
+				o.Layout, o.SpillBytes = smallLayout, 3*smallCost
+				o.Steps = &tiered.Steps{Now: time.Now, Go: func(task func()) { tasks = append(tasks, task) }, Wait: func(<-chan struct{}) bool { run(); return true }}
+			})
+			c.SetView(smallView)
+			chain := f.chain("abcde")
+			w := walk(c, f.c.Namespace(), chain[:4])
+			if w.Close(); w.Blocks(tiered.Remote) != 2 {
+				t.Fatalf("%d blocks fetched, want 2", w.Blocks(tiered.Remote))
+			}
+			if _, err := remote.DeletePrefix(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Put(smallView, f.c.Namespace(), chain, func(p block.Part, dst []byte) error { return nil }); err != nil { // finds that d is gone
+				t.Fatal(err)
+			}
+			run()
+			c.FetchFrom(t.Context(), smallView, f.c.Namespace(), chain, 2).Close() // hot: c, d and e are to be stored again
+			f.request(t, c, "xy")
+			run()
+			remote.know(chain)
+			for letter, h := range map[string]block.Hash{"x": f.chain("x")[0], "y": f.chain("xy")[1]} {
+				if n, _ := remote.Lead(t.Context(), []string{key(h)}); n != 1 {
+					t.Errorf("%s gave way in the queue to what is deeper", letter)
+				}
+			}
+			for i, h := range chain {
+				if n, _ := remote.Lead(t.Context(), []string{key(h)}); n != 0 {
+					t.Errorf("block %d was stored behind a gap", i)
+				}
+			}
+		})
+	}
+}
+
 func TestSecondHitStoresWhatComesBack(t *testing.T) {
 	remote := newRooted()
 	f := newFamily()

@@ -34,17 +34,14 @@ func (c *Cache) offer(e *entry, before block.Hash) bool {
 }
 
 // offerRun hands over what an outage, a full queue or the policy kept from being stored, and what the remote tier is known to have lost: run
-// is the front of a chain.
-func (c *Cache) offerRun(run []*entry) {
+// follows before in its chain.
+func (c *Cache) offerRun(before block.Hash, run []*entry) {
 	known := c.spill.sharedNow()
-	for i, e := range run {
-		before := e.parent
-		if i > 0 {
-			before = run[i-1].hash // also for blocks that were fetched
-		}
+	for _, e := range run {
 		if e.share.Load() != known && !c.spill.offer(e, before) {
 			return
 		}
+		before = e.hash
 	}
 }
 

@@ -17,7 +17,7 @@ const leastTokens = 32
 // waiting is estimated to be worth: it computes from the front while the remote tier is asked, and while blocks arrive from the
 // back. All but the tokens that no tier has is there afterwards.
 func (s *session) loadOrCompute(ctx context.Context, res *Result) error {
-	f := s.cache.FetchHot(s.view, s.chain.Namespace(), s.reusable())
+	f := s.cache.FetchHot(s.view, s.chain.Namespace(), s.reusable(), s.resumed)
 	defer f.Close()
 	err := s.walk(ctx, f)
 	hot := s.seq.Len()

@@ -15,7 +15,7 @@ const fillChunk = 128
 // lookOut computes the blocks that no tier has, unless another worker is about to have them: then it takes over what comes of that, and computes
 // meanwhile. It returns without having done anything when there is nobody to wait for.
 func (s *session) lookOut(ctx context.Context, res *Result) error {
-	bt, end := s.engine.Layout().BlockTokens, s.resumed+len(s.reusable())
+	bt, end := s.engine.Layout().BlockTokens, len(s.reusable())
 	first, pre := s.seq.Len()/bt, s.prefill.Estimate()
 	if _, ok := s.seq.(engine.Generator); ok || !res.Miss.Absent() || s.seq.Len()%bt != 0 || first >= end || !pre.Known() {
 		return nil

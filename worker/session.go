@@ -76,18 +76,19 @@ func (s *session) extend(n int) {
 	}
 }
 
-// reusable are the hashes of the blocks that may come from the cache: never the one with the last token, whose logits are wanted.
+// reusable are the hashes of the blocks that need not be computed, of which the engine still holds the first resumed: never the one with the
+// last token, whose logits are wanted.
 func (s *session) reusable() []block.Hash {
-	return s.hashes[s.resumed:block.Reusable(len(s.tokens), s.engine.Layout().BlockTokens)]
+	return s.hashes[:block.Reusable(len(s.tokens), s.engine.Layout().BlockTokens)]
 }
 
 // reuse imports the longest cached run at the front of the prompt and waits for it.
 func (s *session) reuse(ctx context.Context, res *Result) error {
 	var f *tiered.Fetch
 	if s.gate == tiered.GateNever {
-		f = s.cache.FetchHot(s.view, s.chain.Namespace(), s.reusable())
+		f = s.cache.FetchHot(s.view, s.chain.Namespace(), s.reusable(), s.resumed)
 	} else {
-		f = s.cache.Fetch(ctx, s.view, s.chain.Namespace(), s.reusable())
+		f = s.cache.FetchFrom(ctx, s.view, s.chain.Namespace(), s.reusable(), s.resumed)
 	}
 	defer f.Close()
 	if err := s.walk(ctx, f); err != nil {
