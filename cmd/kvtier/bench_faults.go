@@ -42,7 +42,7 @@ It flushes, fills and limits the server, which therefore has to be empty and you
 is not as fast and has no limit of memory: good for a look, not for figures.
 
 With --json it prints an array with one object for each fault: fault, requests, failed, identical, ttft_p50_ratio, ttft_p99_ratio, recovery_s, and what
-they were made of. It exits with 1 when a request failed or an answer differed, not when a ratio is missed.`,
+they were made of. It exits with 1 when a request failed, an answer differed or a tenant was served what is another's, not when a ratio is missed.`,
 		Example: `  redis-server --port 6399 --save '' & kvtier bench faults --redis redis://127.0.0.1:6399
   kvtier bench faults --only refused,blackhole --json | jq '.[] | {fault, ttft_p50_ratio}'
   kvtier bench faults --redis redis://127.0.0.1:6399 --write docs/FAULTS.md`,
@@ -159,6 +159,9 @@ func broken(rows []bench.FaultRow) error {
 		}
 		if !r.Identical {
 			errs = append(errs, fmt.Errorf("%s: answers differ from those without a cache", r.Fault))
+		}
+		if r.Welch != nil && r.Reused > 0 {
+			errs = append(errs, fmt.Errorf("%s: one tenant was served what another has", r.Fault))
 		}
 	}
 	return errors.Join(errs...)

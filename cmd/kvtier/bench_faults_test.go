@@ -20,12 +20,12 @@ func TestBenchFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, stdout, stderr := kvtier(t, "bench", "faults", "--json", "--requests", "3", "--prefix-tokens", "512", "--new-tokens", "64", "--write", doc,
-		"--only", "no-reuse,full-reuse,refused,reset,bit-flips,flush")
+		"--only", "no-reuse,full-reuse,refused,reset,bit-flips,flush,tenant-probe")
 	if code != exitOK {
 		t.Fatalf("exit code %d: %s", code, stderr)
 	}
 	var rows []bench.FaultRow
-	if err := json.Unmarshal([]byte(stdout), &rows); err != nil || len(rows) != 6 {
+	if err := json.Unmarshal([]byte(stdout), &rows); err != nil || len(rows) != 7 {
 		t.Fatalf("%d rows, %v: %s", len(rows), err, stdout)
 	}
 	by := map[string]bench.FaultRow{}
@@ -37,6 +37,9 @@ func TestBenchFaults(t *testing.T) {
 	}
 	if by["no-reuse"].Reused != 0 || by["refused"].Reused != 0 {
 		t.Errorf("reused: %v of new prompts, %v through refused connections", by["no-reuse"].Reused, by["refused"].Reused)
+	}
+	if r := by["tenant-probe"]; r.Reused != 0 || r.Welch == nil || r.Welch.N < 60 || r.Requests != 2*r.Welch.N {
+		t.Errorf("one tenant was served from what another has, or nothing was compared: %+v", r)
 	}
 	for _, name := range []string{"refused", "flush"} {
 		if by[name].Recovery == nil {
@@ -54,8 +57,8 @@ func TestBenchFaultsJudges(t *testing.T) {
 	if err := broken([]bench.FaultRow{{Fault: "a", Identical: true}, {Fault: "b", Identical: true, P50Ratio: 9}}); err != nil {
 		t.Error(err)
 	}
-	err := broken([]bench.FaultRow{{Fault: "a", Failed: 1, Identical: true}, {Fault: "b"}})
-	if err == nil || !strings.Contains(err.Error(), "a: 1 of") || !strings.Contains(err.Error(), "b: answers") {
+	err := broken([]bench.FaultRow{{Fault: "a", Failed: 1, Identical: true}, {Fault: "b"}, {Fault: "c", Identical: true, Reused: 0.1, Welch: &bench.Welch{}}})
+	if err == nil || !strings.Contains(err.Error(), "a: 1 of") || !strings.Contains(err.Error(), "b: answers") || !strings.Contains(err.Error(), "c: one tenant") {
 		t.Errorf("got %v", err)
 	}
 }

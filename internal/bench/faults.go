@@ -92,9 +92,11 @@ type FaultRow struct {
 	AddedP50Us float64 `json:"added_p50_us"`
 	AddedMaxMs float64 `json:"added_max_ms"` // the largest of those
 	Reused     float64 `json:"reused_ratio"` // part of the prompt tokens that came from a tier
-	Note       string  `json:"note,omitempty"`
-	Target     string  `json:"target,omitempty"`
-	Met        bool    `json:"met"` // also without a target, if nothing failed and nothing was wrong
+	// Welch compares prompts that another tenant has with prompts that nobody has; of tenant-probe only.
+	Welch  *Welch `json:"welch,omitempty"`
+	Note   string `json:"note,omitempty"`
+	Target string `json:"target,omitempty"`
+	Met    bool   `json:"met"` // also without a target, if nothing failed and nothing was wrong
 }
 
 // faultRow is one row: how it is made, and what it should come to.

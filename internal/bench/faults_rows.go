@@ -51,6 +51,8 @@ var faultRows = []faultRow{
 		met: func(r FaultRow) bool { return strings.HasPrefix(r.Note, "all ") }},
 	{name: "spill-4x", about: "four times as much to store as the link takes", target: "p99 ≤ 1.05, queue below its bound", run: spillOverload,
 		met: func(r FaultRow) bool { return r.P99Ratio <= 1.05 && strings.Contains(r.Note, "below") }},
+	{name: "tenant-probe", about: "one tenant asks for what another has, in this worker and in Redis, and for what nobody has, which stands under `without`",
+		target: "nothing reused, p ≥ 0.01", run: tenantProbe, met: func(r FaultRow) bool { return r.Reused == 0 && r.Welch != nil && r.Welch.P >= probeP }},
 }
 
 func met105(r FaultRow) bool { return r.P50Ratio <= 1.05 }
