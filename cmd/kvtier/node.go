@@ -31,6 +31,8 @@ type nodeOptions struct {
 	address     string       // where its API listens, for status
 
 	redis        string              // of data; "" for no remote tier
+	hedge        time.Duration       // after which reads go to a replica as well; 0 for never
+	replicas     []string            // of a single server, for hedge
 	controlRedis string              // of control records; "" for the same server
 	coordinator  *coordinator.Client // nil for a worker on its own
 
@@ -99,7 +101,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 	id := strings.ToLower(rand.Text()[:8])
 	var remote store.Store
 	if o.redis != "" {
-		s, err := redisstore.Open(redisstore.Options{URL: o.redis, Role: "worker", ID: id})
+		s, err := redisstore.Open(redisstore.Options{URL: o.redis, Role: "worker", ID: id, Hedge: o.hedge, Replicas: o.replicas})
 		if err != nil {
 			return n, usageError{err}
 		}
@@ -307,7 +309,7 @@ func (n *node) info(o nodeOptions) coordinator.Info {
 	return info
 }
 
-// sickNodes are the nodes of a cluster whose breakers are not closed.
+// sickNodes are the servers with a breaker of their own that is not closed: nodes of a cluster, and all if reads are hedged.
 func (n *node) sickNodes() []redisstore.NodeState {
 	if n.redis == nil {
 		return nil

@@ -59,6 +59,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
   kvtier worker --redis redis://127.0.0.1:6379 --coordinator http://127.0.0.1:8090
   kvtier worker --redis rediss://cache.example:6380 --encoding planes   # a slow link: fewer bytes, the same bits
   kvtier worker --redis redis://127.0.0.1:6379 --kv-quant int8          # half the bytes, lossy; shares with its like only
+  kvtier worker --redis redis://primary:6379 --redis-replica replica:6379 --redis-hedge 50ms
   kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379
   kvtier worker --engine llamacpp --llama-url http://127.0.0.1:8000 --slots-dir /dev/shm/slots --checkpoint mine.gguf --redis redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
@@ -73,6 +74,9 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.IntVar(&f.blockTokens, "block-tokens", 0, "tokens per cached block; workers share only at equal size (default 16)")
 	fl.StringVar(&f.kvQuant, "kv-quant", "none", "how K/V is cached: none, or int8: half the bytes, lossy, output is then not token-identical; workers share only at equal settings")
 	fl.StringVar(&f.node.redis, "redis", "", "`URL` of the shared tier: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://")
+	fl.DurationVar(&f.node.hedge, "redis-hedge", 0, "ask a replica as well when a read of K/V has gone unanswered for so long, once in 20 reads at most; a few times what a "+
+		"large value takes (default 0: never)")
+	fl.StringSliceVar(&f.node.replicas, "redis-replica", nil, "`host:port` of a replica of --redis, for --redis-hedge; repeat for more; clusters and sentinels know theirs")
 	fl.StringVar(&f.node.controlRedis, "control-redis", "", "`URL` of the server with the control records (default: --redis)")
 	fl.StringVar(&f.coordinatorURL, "coordinator", "", "`URL` of the coordinator")
 	fl.StringVar(&f.coordinatorToken, "coordinator-token", "", "bearer token of the coordinator")
@@ -118,6 +122,9 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	kvQuant, err := block.ParseQuant(f.kvQuant)
 	if err != nil {
 		return usagef("--kv-quant: %w", err)
+	}
+	if o.redis == "" && (o.hedge != 0 || len(o.replicas) > 0) {
+		return usagef("--redis-hedge and --redis-replica need --redis")
 	}
 	if f.coordinatorURL != "" {
 		if o.redis == "" && o.controlRedis == "" {
@@ -216,7 +223,7 @@ func registerNode(r prometheus.Registerer, n *node, model string) {
 			func() float64 { return float64(n.breaker.State()) })
 	}
 	if n.redis != nil {
-		r.MustRegister(nodeBreakers{n.redis})
+		r.MustRegister(nodeBreakers{n.redis}, hedges{n.redis})
 	}
 	if n.watch != nil {
 		labels := prometheus.Labels{"model": model}
@@ -227,10 +234,10 @@ func registerNode(r prometheus.Registerer, n *node, model string) {
 	}
 }
 
-// nodeBreakers exports the state of the breaker of each node of a cluster.
+// nodeBreakers exports the state of the breaker of each node of a cluster, and of each server if reads are hedged.
 type nodeBreakers struct{ redis *redisstore.Store }
 
-var descNodeBreaker = prometheus.NewDesc("kvtier_node_breaker_state", "What the breaker of one node of a cluster does: 0 closed, 1 open, 2 half-open.", []string{"node"}, nil)
+var descNodeBreaker = prometheus.NewDesc("kvtier_node_breaker_state", "What the breaker of one node of a cluster, or of one server with --redis-hedge, does: 0 closed, 1 open, 2 half-open.", []string{"node"}, nil)
 
 // Describe implements prometheus.Collector.
 func (nodeBreakers) Describe(ch chan<- *prometheus.Desc) { ch <- descNodeBreaker }
@@ -240,4 +247,19 @@ func (b nodeBreakers) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range b.redis.NodeStates() {
 		ch <- prometheus.MustNewConstMetric(descNodeBreaker, prometheus.GaugeValue, float64(s.State), s.Node)
 	}
+}
+
+// hedges exports how many reads a replica was asked too.
+type hedges struct{ redis *redisstore.Store }
+
+var descHedges = prometheus.NewDesc("kvtier_hedged_reads_total", "Reads of the remote tier that went to a replica too: sent, and of those won by the replica.", []string{"outcome"}, nil)
+
+// Describe implements prometheus.Collector.
+func (hedges) Describe(ch chan<- *prometheus.Desc) { ch <- descHedges }
+
+// Collect implements prometheus.Collector.
+func (h hedges) Collect(ch chan<- prometheus.Metric) {
+	n := h.redis.Hedges()
+	ch <- prometheus.MustNewConstMetric(descHedges, prometheus.CounterValue, float64(n.Sent), "sent")
+	ch <- prometheus.MustNewConstMetric(descHedges, prometheus.CounterValue, float64(n.Won), "won")
 }

@@ -13,17 +13,20 @@ import (
 // batch is the bookkeeping of one Get or Put: which keys travel together, over which lane, and what became of them. Batches are
 // reused: in steady state a value costs the client's command and nothing of ours.
 type batch struct {
-	s     *Store
-	keys  []string
-	bufs  [][]byte     // of a Get
-	items []store.Item // of a Put
-	ttlMS int64
+	s      *Store
+	home   *sync.Pool // where it goes when it is free
+	client redis.UniversalClient
+	keys   []string
+	bufs   [][]byte     // of a Get
+	items  []store.Item // of a Put
+	ttlMS  int64
 
 	order   []int32 // positions of keys, lane by lane
 	courses []course
 	results []result // each belongs to whoever moves its span, until it is done
 	args    []any    // of the commands, argsPerKey for each key
 	values  []payload
+	scratch []byte // of an attempt of a hedged read: what bufs are cut from
 	wg      sync.WaitGroup
 	stopped atomic.Bool
 
@@ -60,13 +63,15 @@ type payload []byte
 // MarshalBinary returns the value itself.
 func (p *payload) MarshalBinary() ([]byte, error) { return *p, nil }
 
-func (s *Store) newBatch(n int) *batch {
-	b, _ := s.batches.Get().(*batch)
+func (s *Store) newBatch(n int) *batch { return s.batchFrom(&s.batches, n) }
+
+func (s *Store) batchFrom(home *sync.Pool, n int) *batch {
+	b, _ := home.Get().(*batch)
 	if b == nil {
 		b = new(batch)
 		b.cond.L = &b.mu
 	}
-	b.s = s
+	b.s, b.home, b.client = s, home, s.client
 	b.order = grow(b.order, n)
 	b.results = grow(b.results, n)
 	b.done = grow(b.done, n)
@@ -88,7 +93,7 @@ func (b *batch) free() {
 	clear(b.done)
 	clear(b.args)
 	clear(b.values)
-	b.s.batches.Put(b)
+	b.home.Put(b)
 }
 
 func grow[T any](v []T, n int) []T {

@@ -1,7 +1,9 @@
 package redisstore
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -15,11 +17,14 @@ import (
 // control plane, which gets a client of its own so that bulk transfers never delay it. It does not dial. The caller closes it.
 // It returns all problems of o joined.
 func Connect(o Options) (redis.UniversalClient, error) {
+	if o.Hedge != 0 || len(o.Replicas) > 0 {
+		return nil, errors.New("redisstore: options: Hedge and Replicas are for stores: other reads are never hedged")
+	}
 	o, err := o.resolve()
 	if err != nil {
 		return nil, err
 	}
-	return o.connect(redis.NewClient), nil
+	return o.connect(unguarded, false), nil
 }
 
 // resolve returns o with its defaults, or all its problems.
@@ -34,11 +39,21 @@ func (o Options) resolve() (Options, error) {
 	return o, nil
 }
 
-// connect makes the client of o.Mode, nodeClient those of a cluster's nodes. Why these settings: nothing is retried, because a late answer is a miss and retries
+// guard puts something in front of the client of one server, which name is for people, and returns the client.
+type guard func(c *redis.Client, name string) *redis.Client
+
+func unguarded(c *redis.Client, _ string) *redis.Client { return c }
+
+// connect makes the client of o.Mode, with g in front of every server. With replicas set it is the one of Sentinel's replicas. Why these settings: nothing is retried, because a late answer is a miss and retries
 // belong to the breaker; a failed dial is not repeated, so that a dead server costs less than a millisecond; pipelines
 // share the main pool, whose 32 KiB buffers copy less than the 128 KiB ones of a pipeline pool; RESP2, because RESP3 looks
 // for push messages before every reply.
-func (o Options) connect(nodeClient func(*redis.Options) *redis.Client) redis.UniversalClient {
+func (o Options) connect(g guard, replicas bool) redis.UniversalClient {
+	var onConnect func(context.Context, *redis.Conn) error
+	if o.Hedge > 0 {
+		// A cluster's replicas refuse to read otherwise, and to masters it means nothing.
+		onConnect = func(ctx context.Context, c *redis.Conn) error { return c.ReadOnly(ctx).Err() }
+	}
 	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	switch o.Mode {
 	case Cluster:
@@ -49,17 +64,22 @@ func (o Options) connect(nodeClient func(*redis.Options) *redis.Client) redis.Un
 			MinRetryBackoff: time.Millisecond, MaxRetryBackoff: 8 * time.Millisecond,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
 			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-			NewClient: nodeClient, ClusterStateReloadInterval: 5 * time.Second, FailingTimeoutSeconds: 3,
+			OnConnect: onConnect, NewClient: func(o *redis.Options) *redis.Client { return g(redis.NewClient(o), o.Addr) }, ClusterStateReloadInterval: 5 * time.Second, FailingTimeoutSeconds: 3,
 		})
 	case Sentinel:
-		return redis.NewFailoverClient(&redis.FailoverOptions{
-			MasterName: o.MasterName, SentinelAddrs: o.Addrs, SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
+		name := o.MasterName
+		if replicas {
+			name += " (replicas)"
+		}
+		return g(redis.NewFailoverClient(&redis.FailoverOptions{
+			ReplicaOnly: replicas,
+			MasterName:  o.MasterName, SentinelAddrs: o.Addrs, SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
 			ClientName: o.clientName(), Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
 			Protocol: 2, DisableIdentity: true,
 			ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
 			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-		})
+		}), name)
 	default:
 		network, tlsConfig := "tcp", o.TLS
 		if strings.HasPrefix(o.Addrs[0], "/") {
@@ -67,13 +87,13 @@ func (o Options) connect(nodeClient func(*redis.Options) *redis.Client) redis.Un
 		} else if tlsConfig != nil && tlsConfig.ServerName == "" {
 			tlsConfig = withServerName(tlsConfig, o.Addrs[0])
 		}
-		return redis.NewClient(&redis.Options{
+		return g(redis.NewClient(&redis.Options{
 			Network: network, Addr: o.Addrs[0], ClientName: o.clientName(), Username: o.Username, Password: o.Password, TLSConfig: tlsConfig,
 			Protocol: 2, DisableIdentity: true, MaintNotificationsConfig: quiet,
 			ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
 			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-		})
+		}), o.Addrs[0])
 	}
 }
 

@@ -57,17 +57,26 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 
 // getSpan sets the result of each key of sp, whatever happens.
 func (b *batch) getSpan(ctx context.Context, l *lane, sp span) {
-	err := l.reading.Acquire(ctx, 1)
+	if h := b.s.hedge; h != nil && h.ready() {
+		b.getHedged(ctx, h, l, sp)
+		return
+	}
+	b.read(ctx, ctx, l, sp)
+}
+
+// read is getSpan without a hedge. wait bounds how long it waits for its turn, trip the round trip.
+func (b *batch) read(wait, trip context.Context, l *lane, sp span) {
+	err := l.reading.Acquire(wait, 1)
 	if err == nil {
 		defer l.reading.Release(1)
-		err = b.s.carry(ctx, l.gets, min(sp.bytes, l.max), func() {
-			if fits := b.getPipeline(ctx, sp); !fits {
-				b.getFitting(ctx, sp)
+		err = b.s.carry(wait, l.gets, min(sp.bytes, l.max), func() {
+			if fits := b.getPipeline(trip, sp); !fits {
+				b.getFitting(trip, sp)
 			}
 		})
 	}
 	if err != nil {
-		b.fail(ctx, "get", sp, err)
+		b.fail(wait, "get", sp, err)
 	}
 }
 
@@ -77,11 +86,11 @@ func (b *batch) getPipeline(ctx context.Context, sp span) bool {
 	if sp.to-sp.from == 1 {
 		i := b.order[sp.from]
 		cmd := b.getCommand(i)
-		_ = b.s.client.Process(ctx, cmd)
+		_ = b.client.Process(ctx, cmd)
 		b.received(ctx, i, cmd)
 		return true
 	}
-	pipe := b.s.client.Pipeline()
+	pipe := b.client.Pipeline()
 	for _, i := range b.order[sp.from:sp.to] {
 		_ = pipe.Process(ctx, b.getCommand(i)) // queues only
 	}
@@ -96,7 +105,7 @@ func (b *batch) getPipeline(ctx context.Context, sp span) bool {
 
 // getFitting asks for the lengths first and reads only what fits: two more round trips, for callers whose layout has changed.
 func (b *batch) getFitting(ctx context.Context, sp span) {
-	pipe := b.s.client.Pipeline()
+	pipe := b.client.Pipeline()
 	for _, i := range b.order[sp.from:sp.to] {
 		pipe.StrLen(ctx, b.keys[i])
 	}
@@ -117,7 +126,7 @@ func (b *batch) getFitting(ctx context.Context, sp span) {
 	if len(fit) == 0 {
 		return
 	}
-	pipe = b.s.client.Pipeline()
+	pipe = b.client.Pipeline()
 	for _, i := range fit {
 		_ = pipe.Process(ctx, b.getCommand(i))
 	}

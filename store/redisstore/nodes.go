@@ -17,19 +17,19 @@ import (
 
 // NodeState is what the breaker in front of one node of a cluster does.
 type NodeState struct {
-	Node  string // host:port
+	Node  string // host:port, or with Sentinel the primary's name
 	State store.BreakerState
 }
 
 // nodes has a breaker for each node of a cluster, so that one that is sick costs its own keys and no others. They sit in hooks of the
-// client's node clients: whatever goes to a node passes, in whatever pipeline it began. A single server needs none: there the breaker around
-// the Store does the same.
+// client's node clients: whatever goes to a node passes, in whatever pipeline it began. A single server needs none, because there the breaker
+// around the Store does the same, unless reads are hedged: then that one does not see what replicas made up for.
 type nodes struct {
 	opts    store.BreakerOptions
-	cluster *redis.ClusterClient
+	cluster *redis.ClusterClient // nil if the servers are none
 	mu      struct {
 		sync.Mutex
-		all map[string]*node // by address
+		all map[string]*node // by name
 	}
 }
 
@@ -45,30 +45,31 @@ func newNodes(o store.BreakerOptions) *nodes {
 	return n
 }
 
-// client makes the client of one node.
-func (n *nodes) client(o *redis.Options) *redis.Client {
-	c := redis.NewClient(o)
+// guard puts the breaker of the server called name in front of one of its clients.
+func (n *nodes) guard(c *redis.Client, name string) *redis.Client {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	x := n.mu.all[o.Addr]
+	x := n.mu.all[name]
 	if x == nil {
 		opts := n.opts
-		opts.Probe = func(ctx context.Context) error { return n.probe(ctx, o.Addr) }
+		opts.Probe = func(ctx context.Context) error { return n.probe(ctx, name) }
 		x = &node{circuit: store.NewCircuit(opts)}
-		n.mu.all[o.Addr] = x
+		n.mu.all[name] = x
 	}
 	x.client = c
-	c.AddHook(&nodeGuard{x.circuit, fmt.Errorf("node %s: %w", o.Addr, store.ErrUnavailable)})
+	c.AddHook(&nodeGuard{x.circuit, fmt.Errorf("node %s: %w", name, store.ErrUnavailable)})
 	return c
 }
 
-// probe asks a node whose circuit is open how it is, and the others meanwhile whether it still owns slots.
-func (n *nodes) probe(ctx context.Context, addr string) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { n.look(ctx) })
+// probe asks a node whose circuit is open how it is, and the others of a cluster meanwhile whether it still owns slots.
+func (n *nodes) probe(ctx context.Context, name string) error {
+	if n.cluster != nil {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { n.look(ctx) })
+	}
 	n.mu.Lock()
-	c := n.mu.all[addr].client
+	c := n.mu.all[name].client
 	n.mu.Unlock()
 	err := c.Exists(context.WithValue(ctx, inGuard{}, true), aliveKey).Err()
 	if !errors.Is(err, redis.ErrClosed) {
@@ -76,10 +77,10 @@ func (n *nodes) probe(ctx context.Context, addr string) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.mu.all[addr].client != c {
+	if n.mu.all[name].client != c {
 		return err // the client has made another one meanwhile
 	}
-	delete(n.mu.all, addr) // the client has forgotten the node
+	delete(n.mu.all, name) // the client has forgotten the node
 	return store.ErrClosed
 }
 
@@ -130,8 +131,8 @@ func (n *nodes) states() []NodeState {
 	return all
 }
 
-// NodeStates returns the state of each node's breaker, by address; nothing but for a cluster. A sick node that owns no slots any more
-// is left out.
+// NodeStates returns the state of each node's breaker, by name; nothing but for a cluster or with Options.Hedge. A sick node that owns no slots
+// any more is left out.
 func (s *Store) NodeStates() []NodeState {
 	if s.nodes == nil {
 		return nil
@@ -161,10 +162,21 @@ func (g *nodeGuard) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// ProcessPipelineHook implements redis.Hook. The client gives the error of a pipeline that was not sent to its commands.
+// ProcessPipelineHook implements redis.Hook. Commands of a pipeline that was not sent would look like ones that were answered with nothing: a
+// cluster's client gives them the error, another one does not.
 func (g *nodeGuard) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		return g.guard(ctx, func(ctx context.Context) error { return next(ctx, cmds) })
+		sent := false
+		err := g.guard(ctx, func(ctx context.Context) error {
+			sent = true
+			return next(ctx, cmds)
+		})
+		if !sent {
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+		}
+		return err
 	}
 }
 
@@ -207,7 +219,7 @@ func nodeFault(ctx context.Context, err error) error {
 
 // blame marks a fault of a node that has a breaker of its own, as opposed to one of the whole cluster, whose state cannot be had.
 func (s *Store) blame(ctx context.Context, key string, err error) error {
-	if s.nodes == nil || !store.IsFault(classify(ctx, err)) {
+	if s.lanes.cluster == nil || !store.IsFault(classify(ctx, err)) {
 		return err
 	}
 	if _, unknown := s.lanes.cluster.MasterForKey(context.WithoutCancel(ctx), key); unknown != nil {

@@ -73,8 +73,15 @@ type Options struct {
 	// all calls; calls beyond wait. Default 6 MiB: from 7 MiB of replies on, servers with jemalloc 5.3.0 lose half their throughput.
 	// Writes, which leave no replies behind, are bounded by two pipelines per server of two thirds of it each.
 	MaxInFlightBytes int
-	// NodeBreaker configures the breakers that a cluster's nodes have each. OnStateChange is called without saying which node it is.
+	// NodeBreaker configures the breakers that a cluster's nodes have each, and with Hedge every server, replicas too. OnStateChange is called
+	// without saying which node it is.
 	NodeBreaker store.BreakerOptions
+	// Hedge is how long a read may go unanswered before a replica is asked as well, for one read in 20 at most. Zero, the default: never. It
+	// should be a few times what a large value takes, or healthy reads spend what slow ones need. Open only: see hedge.go for what is read.
+	Hedge time.Duration
+	// Replicas are the addresses of the replicas of a Single server, which Hedge needs there; the other modes find theirs. They are reached
+	// with the same user, password and TLS.
+	Replicas []string
 	// TTLJitter is the largest part by which Put lengthens a TTL, so that what was stored together does not expire together.
 	// Default 0.1; negative means none; at most 1.
 	TTLJitter float64
@@ -101,11 +108,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Mode == Sentinel {
 		port = "26379"
 	}
-	addrs := make([]string, len(o.Addrs))
-	for i, a := range o.Addrs {
-		addrs[i] = withPort(a, port)
-	}
-	o.Addrs = addrs
+	o.Addrs, o.Replicas = withPorts(o.Addrs, port), withPorts(o.Replicas, port)
 	setDefault(&o.Role, "store")
 	setDefault(&o.PoolSize, 6)
 	setDefault(&o.DialTimeout, 250*time.Millisecond)
@@ -114,6 +117,14 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxInFlightBytes, defaultInFlight)
 	setDefault(&o.TTLJitter, 0.1)
 	return o, nil
+}
+
+func withPorts(addrs []string, port string) []string {
+	all := make([]string, len(addrs))
+	for i, a := range addrs {
+		all[i] = withPort(a, port)
+	}
+	return all
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -149,6 +160,13 @@ func (o Options) validate() error {
 	bad(o.Timeout < 0, "Timeout %v is negative", o.Timeout)
 	bad(o.PoolTimeout < 0, "PoolTimeout %v is negative", o.PoolTimeout)
 	bad(o.MaxInFlightBytes < 0, "MaxInFlightBytes %d is negative", o.MaxInFlightBytes)
+	bad(o.Hedge < 0, "Hedge %v is negative", o.Hedge)
+	bad(o.Hedge > 0 && o.Mode == Single && len(o.Replicas) == 0, "Hedge is set without Replicas, which Mode Single needs for it")
+	bad(len(o.Replicas) > 0 && o.Mode != Single, "Replicas is set, which Mode %v does not take: it finds them by itself", o.Mode)
+	bad(len(o.Replicas) > 0 && o.Hedge == 0, "Replicas is set without Hedge")
+	for i, a := range o.Replicas {
+		bad(a == "" || strings.ContainsAny(a, " /@"), "Replicas[%d] is not host or host:port", i) // not repeated: it may be a URL with a password
+	}
 	bad(o.TTLJitter > 1, "TTLJitter %v is above 1", o.TTLJitter)
 	return errors.Join(problems...)
 }

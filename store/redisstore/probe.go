@@ -23,8 +23,15 @@ func (s *Store) Lead(ctx context.Context, keys []string) (int, error) {
 	if len(keys) == 0 {
 		return 0, nil
 	}
+	if h := s.hedge; h != nil && h.cluster == nil && h.ready() {
+		return s.leadHedged(ctx, h, keys)
+	}
+	return s.lead(ctx, s.client, keys)
+}
+
+func (s *Store) lead(ctx context.Context, c redis.UniversalClient, keys []string) (int, error) {
 	p := s.newProbe(keys)
-	pipe := s.client.Pipeline()
+	pipe := c.Pipeline()
 	_ = pipe.BatchProcess(ctx, p.queue...) // queues only
 	_, _ = pipe.Exec(ctx)                  // the first error, which may belong to a key behind the first gap; each command has its own
 	if p.cmds[0].Err() == nil {

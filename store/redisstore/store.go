@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -19,7 +20,8 @@ var (
 type Store struct {
 	opts     Options
 	client   redis.UniversalClient
-	nodes    *nodes // of a cluster
+	nodes    *nodes  // of a cluster, or if reads are hedged
+	hedge    *hedger // nil if reads are not hedged
 	lanes    lanes
 	batches  sync.Pool // of *batch
 	probes   sync.Pool // of *probe
@@ -35,15 +37,18 @@ func Open(o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{opts: o}
-	nodeClient := redis.NewClient
-	if o.Mode == Cluster {
+	g := unguarded
+	if o.Mode == Cluster || o.Hedge > 0 {
 		s.nodes = newNodes(o.NodeBreaker)
-		nodeClient = s.nodes.client
+		g = s.nodes.guard
 	}
-	s.client = o.connect(nodeClient)
+	s.client = o.connect(g, false)
 	s.lanes.init(s.client, o.MaxInFlightBytes, o.PoolSize)
 	if s.nodes != nil {
 		s.nodes.cluster = s.lanes.cluster
+	}
+	if o.Hedge > 0 {
+		s.hedge = newHedger(o, g, s.lanes.cluster)
 	}
 	return s, nil
 }
@@ -115,7 +120,11 @@ func (s *Store) Close() error {
 	if s.nodes != nil {
 		defer s.nodes.stop()()
 	}
-	if err := s.client.Close(); err != nil {
+	err := s.client.Close()
+	if s.hedge != nil {
+		err = errors.Join(err, s.hedge.close())
+	}
+	if err != nil {
 		return &opError{"close", "", err}
 	}
 	return nil
