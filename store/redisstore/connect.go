@@ -44,8 +44,8 @@ type guard func(c *redis.Client, name string) *redis.Client
 
 func unguarded(c *redis.Client, _ string) *redis.Client { return c }
 
-// connect makes the client of o.Mode, with g in front of every server. With replicas set it is the one of Sentinel's replicas. Why these settings: nothing is retried, because a late answer is a miss and retries
-// belong to the breaker; a failed dial is not repeated, so that a dead server costs less than a millisecond; pipelines
+// connect makes the client of o.Mode, with g in front of every server. With replicas set it is the one of Sentinel's replicas. Why these
+// settings: nothing is retried, because a late answer is a miss and retries belong to the breaker; a failed dial is not repeated, so that a dead server costs less than a millisecond; pipelines
 // share the main pool, whose 32 KiB buffers copy less than the 128 KiB ones of a pipeline pool; RESP2, because RESP3 looks
 // for push messages before every reply.
 func (o Options) connect(g guard, replicas bool) redis.UniversalClient {
@@ -64,7 +64,8 @@ func (o Options) connect(g guard, replicas bool) redis.UniversalClient {
 			MinRetryBackoff: time.Millisecond, MaxRetryBackoff: 8 * time.Millisecond,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
 			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-			OnConnect: onConnect, NewClient: func(o *redis.Options) *redis.Client { return g(redis.NewClient(o), o.Addr) }, ClusterStateReloadInterval: 5 * time.Second, FailingTimeoutSeconds: 3,
+			OnConnect: onConnect, NewClient: func(o *redis.Options) *redis.Client { return g(redis.NewClient(o), o.Addr) },
+			ClusterStateReloadInterval: 5 * time.Second, FailingTimeoutSeconds: 3,
 		})
 	case Sentinel:
 		name := o.MasterName

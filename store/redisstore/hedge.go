@@ -14,8 +14,9 @@ import (
 )
 
 // A hedged read asks a replica too when its server has not answered within Options.Hedge, and takes what comes first. Get is hedged, and Lead but
-// for a cluster's, which asks many servers at once, and nothing else: a value has its content's name, so that a replica's is the right one however stale the replica is. What a replica does
-// not have says nothing, because it may only be late: the server is waited for, and if that fails, what the replica did have counts.
+// for a cluster's, which asks many servers at once, and nothing else: a value has its content's name, so that a replica's is the right one however
+// stale the replica is. What a replica does not have says nothing, because it may only be late: the server is waited for, and if that fails, what
+// the replica did have counts.
 //
 // A round trip that is under way cannot be abandoned, and it writes into its buffer. So each attempt has a batch of its own, with its own
 // buffers, and what wins is copied into the caller's. An attempt that somebody waits for goes back to the pool; one that lost is left to the
@@ -142,8 +143,8 @@ func (h *hedger) close() error {
 }
 
 // race returns what primary and replica answered, nil for what did not. It asks the replica after the delay, and waits until the primary has
-// answered, until the replica has everything, until both have failed, for ctx, or not at all if the store is closed. replica returns nil if it was not asked. Both are given a
-// context that ends with the race, for what has not been sent by then.
+// answered, until the replica has everything, until both have failed, for ctx, or not at all if the store is closed. replica returns nil if it was
+// not asked. Both are given a context that ends with the race, for what has not been sent by then.
 func race[T any](ctx context.Context, h *hedger, primary, replica func(context.Context) *T, answered, everything func(*T) bool) (p, r *T) {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
