@@ -58,7 +58,7 @@ type Sequence interface {
 	// Len is the number of tokens whose K/V the sequence holds from position 0 on without a hole.
 	Len() int
 	// Prefill computes the given tokens at positions Len() onward and returns the logits of the last: Vocab() numbers,
-	// valid until the next call. It looks at ctx between batches; on error Len() counts the tokens finished so far.
+	// valid until the next call. It looks at ctx now and then; on error Len() counts the tokens finished so far.
 	Prefill(ctx context.Context, tokens []int32) ([]float32, error)
 	// Import places one part of the K/V of positions pos to pos+BlockTokens-1, laid out as Layout says. Any position
 	// within the context is allowed, also one after a hole; it counts only once Skip reaches it. kv is not kept.

@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"context"
 	"math"
 
 	"github.com/kvtier/kvtier/worker/llama/internal/kernel"
@@ -110,8 +111,9 @@ func (p *pass) add(kv *kvStore, pos int, tokens []int32, logits []float32) {
 	}
 }
 
-// forward computes the batch. What is in it beside a token changes no bit of that token's K, V and logits.
-func (p *pass) forward() {
+// forward computes the batch. What is in it beside a token changes no bit of that token's K, V and logits. At the end of ctx it gives up within
+// a layer: what it has written is of positions that do not count yet.
+func (p *pass) forward(ctx context.Context) error {
 	h := &p.model.hparams
 	longest := 0
 	for _, x := range p.pieces {
@@ -128,13 +130,22 @@ func (p *pass) forward() {
 	pieces := len(p.pieces)
 	p.team.do(pieces, p.phases.embed)
 	for p.layer = range p.model.weights.layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		p.team.do(pieces, p.phases.attnNorm)
 		p.matmul(h.qDim()+2*h.kvDim(), p.phases.qkv)
 		p.team.do(pieces, p.phases.store)
 		p.each(pieces*h.heads, p.phases.attend)
 		p.matmul(h.dim, p.phases.attnOut)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		p.team.do(pieces, p.phases.ffnNorm)
 		p.matmul(h.ffn, p.phases.gateUp)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		p.matmul(h.dim, p.phases.down)
 		p.team.do(pieces, p.phases.finish)
 	}
@@ -144,6 +155,7 @@ func (p *pass) forward() {
 		}
 		p.matmul(h.vocab, p.phases.output)
 	}
+	return nil
 }
 
 // matmul runs a product with n rows of weights, tile by tile.

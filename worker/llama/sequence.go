@@ -9,8 +9,7 @@ import (
 	"github.com/kvtier/kvtier/worker/engine"
 )
 
-// batchTokens is how many tokens pass through the layers together: enough that weights are read rarely, few enough that a
-// cancelled prefill ends within some tens of milliseconds. It changes no bits.
+// batchTokens is how many tokens pass through the layers together: enough that weights are read rarely. It changes no bits.
 const batchTokens = 128
 
 // sequence implements [engine.Sequence].
@@ -56,7 +55,9 @@ func (s *sequence) Prefill(ctx context.Context, tokens []int32) ([]float32, erro
 		}
 		p.clear()
 		p.add(&s.kv, s.length, tokens[:n], logits)
-		p.forward()
+		if err := p.forward(ctx); err != nil {
+			return nil, fmt.Errorf("llama: prefill: stopped after %d tokens: %w", s.length, err)
+		}
 		s.length += n
 		tokens = tokens[n:]
 	}

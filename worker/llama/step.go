@@ -26,7 +26,9 @@ func (m *Model) Step(ctx context.Context, seqs []engine.Sequence, tokens []int32
 			logits[i] = own[i].room()
 			p.add(&own[i].kv, own[i].length, tokens[i:i+1], logits[i])
 		}
-		p.forward()
+		if err := p.forward(ctx); err != nil {
+			return nil, fmt.Errorf("llama: step: %w", err)
+		}
 	}
 	for _, s := range own {
 		s.length++

@@ -60,7 +60,9 @@ func (t *Trainer) Step(ctx context.Context, tokens []int32) (loss float64, err e
 		return 0, fmt.Errorf("llama: train: %w", err)
 	}
 	n := len(tokens) - 1 // the last has no successor to learn from
-	t.forward(tokens[:n])
+	if err := t.forward(ctx, tokens[:n]); err != nil {
+		return 0, fmt.Errorf("llama: train: %w", err)
+	}
 	loss = t.lossAndGradient(tokens[1:])
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return loss, errors.New("llama: train: the loss is not a number any more: take a smaller rate")
@@ -82,20 +84,23 @@ func (t *Trainer) Step(ctx context.Context, tokens []int32) (loss float64, err e
 }
 
 // forward fills hidden and logits of every token, from scratch.
-func (t *Trainer) forward(tokens []int32) {
+func (t *Trainer) forward(ctx context.Context, tokens []int32) error {
 	m, h := t.model, &t.model.hparams
 	t.kv.layout, t.kv.parts, t.kv.take = m.layout, m.layout.PartCount(), m.takeSpan
 	t.hidden, t.logits = resize(t.hidden, len(tokens)*h.dim), resize(t.logits, len(tokens)*h.vocab)
 	p := m.beginPass(len(tokens))
 	defer m.endPass(p)
 	p.add(&t.kv, 0, tokens, nil)
-	p.forward()
+	if err := p.forward(ctx); err != nil {
+		return err
+	}
 	for i := range tokens {
 		kernel.RMSNorm(row(t.hidden, i, h.dim), row(p.x, i, h.dim), m.weights.norm, h.eps)
 	}
 	for tile := range kernel.Tiles(h.vocab) {
 		kernel.MatTile(t.logits, t.hidden, m.weights.output, len(tokens), h.vocab, h.dim, tile)
 	}
+	return nil
 }
 
 // lossAndGradient turns logits into softmax minus the one that should have been certain.

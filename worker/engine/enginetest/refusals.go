@@ -3,6 +3,8 @@ package enginetest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/kvtier/kvtier/block"
@@ -115,23 +117,44 @@ func testWrongArguments(t *testing.T, open func(t *testing.T) engine.Engine) {
 
 func testCancelled(t *testing.T, open func(t *testing.T) engine.Engine) {
 	e := open(t)
-	s := newSequence(t, e)
 	tokens := prompt(e, 2*e.Layout().BlockTokens, 9)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := s.Prefill(ctx, tokens); !errors.Is(err, context.Canceled) {
-		t.Errorf("Prefill with a cancelled context: %v, want context.Canceled", err)
+	want := slices.Clone(prefill(t, newSequence(t, e), tokens))
+	// At every look that the engine takes at ctx, up to some: before it begins, and in the middle.
+	for looks := range 12 {
+		s := newSequence(t, e)
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := s.Prefill(&ending{Context: ctx, cancel: cancel, after: looks}, tokens)
+		cancel()
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("Prefill with a context that ends at look %d: %v, want context.Canceled", looks, err)
+		}
+		if looks == 0 && err == nil {
+			t.Error("Prefill with a cancelled context: no error")
+		}
+		// Whatever was finished counts, and the sequence goes on from there.
+		done := s.Len()
+		if done > len(tokens) {
+			t.Fatalf("Len is %d after %d tokens", done, len(tokens))
+		}
+		if done < len(tokens) {
+			wantSameLogits(t, fmt.Sprintf("after a prefill that was cancelled at look %d", looks), prefill(t, s, tokens[done:]), want)
+		}
 	}
-	// Whatever was finished counts, and the sequence goes on from there.
-	done := s.Len()
-	if done > len(tokens) {
-		t.Fatalf("Len is %d after %d tokens", done, len(tokens))
+}
+
+// ending is a context that ends when it has been looked at so many times.
+type ending struct {
+	context.Context
+	cancel context.CancelFunc
+	after  int
+}
+
+func (c *ending) Err() error {
+	if c.after == 0 {
+		c.cancel()
 	}
-	if done == len(tokens) {
-		return
-	}
-	got := prefill(t, s, tokens[done:])
-	wantSameLogits(t, "after a cancelled prefill", got, prefill(t, newSequence(t, e), tokens))
+	c.after--
+	return c.Context.Err()
 }
 
 func testClosed(t *testing.T, open func(t *testing.T) engine.Engine) {
