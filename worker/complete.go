@@ -67,6 +67,7 @@ func (r *Replica) admit(ctx context.Context, req *Request) (*answer, error) {
 				continue
 			}
 		}
+		place.begin()
 		a.prompt, a.most = tokens, most
 		a.res.PromptTokens, a.res.Identity = len(tokens), a.engine.Identity()
 		return a, nil

@@ -37,7 +37,10 @@ type queue struct {
 		used    [2]int // places, by priority
 		bytes   int64
 		waiting [2][]*ticket
-		quiet   chan struct{} // closed when no Serving request has a place; nil while nobody waits for that
+		serving int           // Serving requests under way: see ticket.begin
+		quiet   chan struct{} // closed when none is; nil while nobody waits for that
+		calm    context.Context
+		disturb context.CancelCauseFunc // ends calm when one is; nil while nobody needs it
 		closed  bool
 		pace    time.Duration // moving average of how long a place is held
 	}
@@ -52,7 +55,11 @@ type ticket struct {
 	turn     chan struct{} // closed when admitted or refused
 	err      error         // set before turn is closed
 	since    time.Time     // of admission
+	begun    bool
 }
+
+// errDisturbed ends what may be computed only while no Serving request is under way.
+var errDisturbed = errors.New("worker: a request came")
 
 // enter waits for a turn. It fails with a *BusyError at once, with ErrClosed, with a *RequestError for what will never fit, or with ctx's error.
 func (q *queue) enter(ctx context.Context, p Priority, places int, bytes int64) (*ticket, error) {
@@ -122,6 +129,23 @@ func (q *queue) admitLocked() {
 	}
 }
 
+// begin tells that nothing keeps the request from computing any more. Background work makes way from now on, at once, and not from when the
+// request got its place: it may have waited for an exchange of weights since, which waits for background work.
+func (t *ticket) begin() {
+	if t.priority != Serving {
+		return
+	}
+	q := t.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t.begun = true
+	q.mu.serving++
+	if q.mu.disturb != nil {
+		q.mu.disturb(errDisturbed)
+		q.mu.calm, q.mu.disturb = nil, nil
+	}
+}
+
 // leave gives the place back.
 func (t *ticket) leave() {
 	q := t.queue
@@ -139,7 +163,10 @@ func (t *ticket) leave() {
 func (q *queue) giveLocked(t *ticket) {
 	q.mu.used[t.priority] -= t.places
 	q.mu.bytes -= t.bytes
-	if q.mu.used[Serving] == 0 && q.mu.quiet != nil {
+	if t.begun {
+		q.mu.serving--
+	}
+	if q.mu.serving == 0 && q.mu.quiet != nil {
 		close(q.mu.quiet)
 		q.mu.quiet = nil
 	}
@@ -152,17 +179,33 @@ func (q *queue) waitLocked(n int) time.Duration {
 	return min(max(wait.Truncate(time.Second)+time.Second, time.Second), time.Minute)
 }
 
-// quiet returns a channel that is closed when no Serving request has a place, nil if none has.
+// quiet returns a channel that is closed when no Serving request is under way, nil if none is.
 func (q *queue) quiet() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.mu.used[Serving] == 0 {
+	if q.mu.serving == 0 {
 		return nil
 	}
 	if q.mu.quiet == nil {
 		q.mu.quiet = make(chan struct{})
 	}
 	return q.mu.quiet
+}
+
+// whileQuiet returns a context that ends with ctx, or because of errDisturbed as soon as a Serving request is under way. end releases it.
+func (q *queue) whileQuiet(ctx context.Context) (calm context.Context, end func()) {
+	q.mu.Lock()
+	if q.mu.calm == nil {
+		q.mu.calm, q.mu.disturb = context.WithCancelCause(context.Background())
+		if q.mu.serving > 0 {
+			q.mu.disturb(errDisturbed)
+		}
+	}
+	calm, stop := context.WithCancelCause(q.mu.calm)
+	q.mu.Unlock()
+	// This way round a request ends it in begin, on its own goroutine: the processors are busy with what has to end.
+	unhook := context.AfterFunc(ctx, func() { stop(context.Cause(ctx)) })
+	return calm, func() { unhook(); stop(nil) }
 }
 
 // close refuses everybody who waits and everybody who comes, with ErrClosed.

@@ -99,6 +99,7 @@ func TestServingComesBeforeBackground(t *testing.T) {
 		if err != nil {
 			t.Fatal("background work is in the way")
 		}
+		serving.begin()
 		quiet := q.quiet()
 		if quiet == nil {
 			t.Fatal("background work goes on beside a request")

@@ -56,11 +56,11 @@ type WarmResult struct {
 	Total          time.Duration
 }
 
-// warmChunk is how many tokens a warm-up computes between two looks at whether somebody waits.
-const warmChunk = 32
+// warmChunk is how many tokens a warm-up computes before it stores them, and at once unless requests keep interrupting it: as many as engines like to take.
+const warmChunk = 128
 
 // Warm brings the full blocks of a prompt into the remote tier and returns when they are there. What is stored already is not computed; the rest
-// of the prompt that fills no block is not either, because nobody could reuse it. Between chunks it makes way for requests, stores what it has,
+// of the prompt that fills no block is not either, because nobody could reuse it. It makes way for requests at once, stores chunk by chunk what it has,
 // and ends with ErrNotGranted when the weights lose their grant. The hot tier takes no notice.
 func (r *Replica) Warm(ctx context.Context, req WarmRequest) (WarmResult, error) {
 	start := time.Now()
@@ -117,11 +117,15 @@ type warming struct {
 	chain  *block.Chain
 	tokens []int32
 	hashes []block.Hash // of the full blocks
+	piece  int          // tokens to compute at once; 0 for a whole chunk
 	res    WarmResult
 }
 
 func (w *warming) run(ctx context.Context, pin bool) error {
 	ns, bt := w.chain.Namespace(), w.engine.Layout().BlockTokens
+	if err := w.wait(ctx); err != nil {
+		return err
+	}
 	present, err := w.cache.Stored(ctx, w.view, ns, w.hashes)
 	if err != nil {
 		return err
@@ -149,7 +153,6 @@ func (w *warming) compute(ctx context.Context, present int) error {
 		return fmt.Errorf("%w: %w", errEngine, err)
 	}
 	defer seq.Close()
-	defer w.answer.replica.schedule.opened()()
 	if err := resumeAlone(ctx, seq, w.tokens); err != nil {
 		return fmt.Errorf("%w: %w", errEngine, err)
 	}
@@ -177,6 +180,9 @@ func (w *warming) compute(ctx context.Context, present int) error {
 			return err
 		}
 		w.res.ComputedTokens += (end - at) * l.BlockTokens
+		if err := w.wait(ctx); err != nil {
+			return err
+		}
 		n, err := w.cache.StoreDirect(ctx, w.view, ns, w.hashes[at:end], at, func(i int, p block.Part, dst []byte) error {
 			return seq.Export((at+i)*l.BlockTokens, p, dst)
 		})
@@ -188,8 +194,8 @@ func (w *warming) compute(ctx context.Context, present int) error {
 	return nil
 }
 
-// prefill computes tokens when nobody waits for anything else.
-func (w *warming) prefill(ctx context.Context, seq engine.Sequence, tokens []int32) (err error) {
+// wait returns when nobody is being served.
+func (w *warming) wait(ctx context.Context) error {
 	for quiet := w.answer.replica.queue.quiet(); quiet != nil; quiet = w.answer.replica.queue.quiet() {
 		select {
 		case <-quiet:
@@ -197,15 +203,48 @@ func (w *warming) prefill(ctx context.Context, seq engine.Sequence, tokens []int
 			return ctx.Err()
 		}
 	}
-	if g, ok := seq.(engine.Generator); ok {
-		err = g.Generate(ctx, tokens, engine.GenerateOptions{}, func(engine.Generated) bool { return false })
-	} else {
-		_, err = w.answer.replica.schedule.do(work{ctx, w.engine, seq, tokens}, false)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errEngine, err)
+	return nil
+}
+
+// prefill computes tokens while nobody is being served. When a request comes, what is being computed is given up and computed again later, half as
+// much at once: where the pauses are short, there has to be something that fits in.
+func (w *warming) prefill(ctx context.Context, seq engine.Sequence, tokens []int32) error {
+	for end := seq.Len() + len(tokens); seq.Len() < end; {
+		if err := w.wait(ctx); err != nil {
+			return err
+		}
+		rest := tokens[len(tokens)-(end-seq.Len()):]
+		if w.piece > 0 {
+			rest = rest[:min(w.piece, len(rest))]
+		}
+		disturbed, err := w.turn(ctx, seq, rest)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case disturbed:
+			w.piece = max(1, len(rest)/2)
+		case err != nil:
+			return fmt.Errorf("%w: %w", errEngine, err)
+		case w.piece > 0:
+			if w.piece *= 2; w.piece >= warmChunk {
+				w.piece = 0
+			}
+		}
 	}
 	return nil
+}
+
+// turn computes tokens unless a request comes. A Generator cannot be interrupted without losing everything, and is not.
+func (w *warming) turn(ctx context.Context, seq engine.Sequence, tokens []int32) (disturbed bool, err error) {
+	if g, ok := seq.(engine.Generator); ok {
+		return false, g.Generate(ctx, tokens, engine.GenerateOptions{}, func(engine.Generated) bool { return false })
+	}
+	r := w.answer.replica
+	defer r.schedule.opened()() // only now: requests that are alone compute without it
+	calm, end := r.queue.whileQuiet(ctx)
+	defer end()
+	_, err = r.schedule.do(work{calm, w.engine, seq, tokens}, false)
+	return err != nil && errors.Is(context.Cause(calm), errDisturbed), err
 }
 
 // measure computes everything, keeps nothing, and weighs it.
@@ -215,7 +254,6 @@ func (w *warming) measure(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errEngine, err)
 	}
 	defer seq.Close()
-	defer w.answer.replica.schedule.opened()()
 	bt := w.engine.Layout().BlockTokens
 	if len(w.hashes) == 0 {
 		return nil

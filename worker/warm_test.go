@@ -8,13 +8,16 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/store/memstore"
+	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
 	"github.com/kvtier/kvtier/worker/engine"
+	"github.com/kvtier/kvtier/worker/llama"
 )
 
 func warmUp(t testing.TB, r *worker.Replica, req worker.WarmRequest) worker.WarmResult {
@@ -198,4 +201,99 @@ func TestWarmOverHTTP(t *testing.T) {
 	if again := warmUp(t, r, worker.WarmRequest{Prompt: strings.Repeat("A measure, ", 30)}); again.PresentTokens != 0 {
 		t.Error("a measurement was stored")
 	}
+}
+
+// A request that comes in the middle of a computation ends it. Later it is computed again, in smaller pieces, and is right.
+func TestWarmIsInterrupted(t *testing.T) {
+	watch := &watched{Engine: tiny(t)}
+	c, err := tiered.New(tiered.Options{Layout: watch.Layout(), Remote: memstore.New(memstore.Options{}), HotBytes: 1 << 20, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	r, err := worker.NewReplica(worker.Options{Engine: watch, Cache: c, Gate: tiered.GateAlways})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close(context.Background())
+	want := complete(t, r, worker.Request{Prompt: speech, MaxTokens: 8, NoCache: true})
+	came := make(chan struct{})
+	var request sync.WaitGroup
+	interrupt := sync.OnceFunc(func() {
+		request.Go(func() {
+			if _, err := r.Complete(context.Background(), worker.Request{Prompt: "Good", MaxTokens: 4, NoCache: true}); err != nil {
+				t.Error(err)
+			}
+		})
+		<-came
+	})
+	watch.before = func(c call) error {
+		switch {
+		case c.seq == 3 && c.pos == 0:
+			close(came)
+		case c.seq == 2:
+			interrupt()
+		}
+		return nil
+	}
+	res := warmUp(t, r, worker.WarmRequest{Prompt: speech})
+	request.Wait()
+	if full := res.PromptTokens / 16 * 16; res.ComputedTokens != full {
+		t.Errorf("%+v, want %d tokens computed", res, full)
+	}
+	calls, _ := watch.log()
+	calls = slices.DeleteFunc(calls, func(c call) bool { return c.seq != 2 })
+	if calls[0].pos != 0 || calls[1].pos != 0 || calls[1].tokens != calls[0].tokens/2 {
+		t.Errorf("computed %+v after %+v was interrupted", calls[1], calls[0])
+	}
+	watch.before = nil
+	got := complete(t, r, worker.Request{Prompt: speech, MaxTokens: 8})
+	if !slices.Equal(got.Tokens, want.Tokens) || got.RemoteTokens == 0 {
+		t.Errorf("%v with %d tokens loaded, want %v", got.Tokens, got.RemoteTokens, want.Tokens)
+	}
+}
+
+// Requests that wait for an exchange of weights do not keep the warm-up from going on that the exchange waits for.
+func TestWarmIsNotInTheWayOfASwap(t *testing.T) {
+	r := newReplica(t, v2, memstore.New(memstore.Options{}), nil)
+	s := serve(t, r, worker.HandlerOptions{})
+	began, finish := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		first := true
+		_, err := r.Stream(context.Background(), worker.Request{Prompt: "Good", MaxTokens: 4, NoCache: true}, func(worker.Event) {
+			if first {
+				first = false
+				close(began)
+				<-finish
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-began
+	all.Go(func() {
+		if _, err := r.Warm(t.Context(), worker.WarmRequest{Prompt: speech}); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, s, `kvtier_running_sequences{priority="background"}`, "1")
+	all.Go(func() {
+		next := func(context.Context) (engine.Engine, error) { return open(t, v1, llama.Options{}), nil }
+		if err := r.SwapWeights(t.Context(), v1, next); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(300 * time.Millisecond) // the exchange waits for both
+	for range 2 {
+		all.Go(func() {
+			if _, err := r.Complete(t.Context(), worker.Request{Prompt: "Kate", MaxTokens: 2}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, s, `kvtier_running_sequences{priority="serving"}`, "3")
+	close(finish)
+	all.Wait()
 }
