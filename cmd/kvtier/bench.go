@@ -40,6 +40,7 @@ type benchReport struct {
 	Codec   []bench.CodecResult `json:"codec,omitempty"`
 	Hash    *bench.HashResult   `json:"hash,omitempty"`
 	Advise  []bench.Advice      `json:"advise,omitempty"`
+	Warmup  *bench.WarmupResult `json:"warmup,omitempty"`
 }
 
 func newBench() *cobra.Command {
@@ -67,6 +68,7 @@ look at the ranges, trust ratios more than rates, and run the client where your 
 		f.withRemote(f.command("all", "All of these; without --redis, those that need none", "  kvtier bench all --redis redis://127.0.0.1:6379 --json > bench.json", f.all)),
 		f.newAdvise(),
 		newBenchFaults(f),
+		f.newWarmup(),
 	)
 	return cmd
 }

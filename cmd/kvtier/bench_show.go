@@ -13,7 +13,7 @@ func (r *benchReport) show(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, r)
 	}
-	for _, part := range []func(io.Writer) error{r.showHash, r.showHot, r.showCodec, r.showRemote, r.showAdvise} {
+	for _, part := range []func(io.Writer) error{r.showHash, r.showHot, r.showCodec, r.showRemote, r.showAdvise, r.showWarmup} {
 		if err := part(w); err != nil {
 			return err
 		}
