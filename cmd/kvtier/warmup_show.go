@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +32,7 @@ type warmupScreen struct {
 	stats  warmup.Stats
 	bars   *mpb.Progress
 	total  *mpb.Bar
-	each   []*mpb.Bar
+	lines  []*mpb.Bar // below it: figures, and a line for each worker
 }
 
 func newWarmupScreen(out io.Writer, quiet bool) *warmupScreen {
@@ -76,39 +77,62 @@ func (s *warmupScreen) begin(stats warmup.Stats, workers []warmup.Worker) {
 	}
 	s.bars = mpb.New(mpb.WithOutput(s.out), mpb.WithWidth(40))
 	s.total = s.bars.AddBar(stats.UniqueBlocks,
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return s.line() })),
-		mpb.AppendDecorators(decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO), "done")))
+		// What the terminal shows of a Ctrl-C moves the cursor: begin at the left all the same.
+		mpb.PrependDecorators(decor.Name("\r")),
+		mpb.AppendDecorators(decor.Percentage(decor.WC{W: 5}), decor.Name(" "), decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO), "done")))
+	s.lines = []*mpb.Bar{s.bars.New(0, mpb.NopStyle(), mpb.PrependDecorators(decor.Any(s.line)))}
 	for i, w := range workers {
-		s.each = append(s.each, s.bars.New(0, mpb.NopStyle(), mpb.PrependDecorators(
-			decor.Any(func(decor.Statistics) string { return "  " + s.workerLine(i, w.Name()) }))))
+		name := strings.TrimPrefix(strings.TrimPrefix(w.Name(), "http://"), "https://")
+		s.lines = append(s.lines, s.bars.New(0, mpb.NopStyle(), mpb.PrependDecorators(
+			decor.Any(func(st decor.Statistics) string { return s.workerLine(i, name, st.AvailableWidth) }))))
 	}
 }
 
-// line is the state of the whole run.
-func (s *warmupScreen) line() string {
+// line is the state of the whole run, as far as it fits.
+func (s *warmupScreen) line(st decor.Statistics) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lineLocked()
+	return fit(st.AvailableWidth, s.figures()...)
 }
 
-func (s *warmupScreen) lineLocked() string {
+// figures are the state of the whole run, the most important first.
+func (s *warmupScreen) figures() []string {
 	r := s.report
-	return fmt.Sprintf("%d of %d prompts, %s tokens computed, %s stored, %s tokens/s ",
-		r.DoneItems, s.stats.Prompts, humanize.Comma(r.ComputedTokens), humanize.IBytes(uint64(r.BytesStored)), humanize.Comma(int64(r.TokensPerSec)))
+	first := fmt.Sprintf("%s of %s prompts", humanize.Comma(r.DoneItems), humanize.Comma(s.stats.Prompts))
+	if failed := r.Failed - s.stats.Broken; failed > 0 {
+		first += fmt.Sprintf(", %s failed", humanize.Comma(failed))
+	}
+	return []string{first, humanize.Comma(int64(r.TokensPerSec)) + " tokens/s", humanize.Comma(r.ComputedTokens) + " tokens computed",
+		humanize.IBytes(uint64(r.BytesStored)) + " stored"}
 }
 
-func (s *warmupScreen) workerLine(i int, name string) string {
+func (s *warmupScreen) workerLine(i int, name string, width int) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if i >= len(s.report.Workers) {
-		return name
+		return fit(width, "  "+name)
 	}
 	w := s.report.Workers[i]
-	state := ""
+	parts := []string{"  " + name}
 	if w.Down {
-		state = ", does not answer"
+		parts = append(parts, "does not answer")
 	}
-	return fmt.Sprintf("%s: %d tasks, %s tokens, %s%s", name, w.Tasks, humanize.Comma(w.ComputedTokens), humanize.IBytes(uint64(w.BytesStored)), state)
+	return fit(width, append(parts, humanize.Comma(w.ComputedTokens)+" tokens", humanize.IBytes(uint64(w.BytesStored)), humanize.Comma(w.Tasks)+" tasks")...)
+}
+
+// fit joins as many parts as fit a line; of the first, what fits.
+func fit(width int, parts ...string) string {
+	line := parts[0]
+	if r := []rune(line); len(r) > width {
+		return string(r[:max(0, width)])
+	}
+	for _, p := range parts[1:] {
+		if len(line)+2+len(p) > width {
+			break
+		}
+		line += ", " + p
+	}
+	return line
 }
 
 // progress takes in a report. Reports come one at a time.
@@ -123,7 +147,7 @@ func (s *warmupScreen) progress(r warmup.Report) {
 			rest := time.Duration(r.Seconds * (float64(s.stats.UniqueBlocks)/done - 1) * float64(time.Second))
 			left = ", " + rest.Round(time.Second).String() + " left"
 		}
-		fmt.Fprintf(s.out, "warming up: %s%s\n", s.lineLocked(), left)
+		fmt.Fprintf(s.out, "warming up: %s%s\n", strings.Join(s.figures(), ", "), left)
 		s.next = time.Now().Add(lineEvery)
 	}
 	s.mu.Unlock()
@@ -135,13 +159,13 @@ func (s *warmupScreen) progress(r warmup.Report) {
 // end ends the display, also when the run was cut short.
 func (s *warmupScreen) end() {
 	s.mu.Lock()
-	bars, total, each := s.bars, s.total, s.each
+	bars, total, lines := s.bars, s.total, s.lines
 	s.mu.Unlock()
 	if bars == nil {
 		return
 	}
 	total.Abort(false) // does nothing to a bar that is complete
-	for _, b := range each {
+	for _, b := range lines {
 		b.Abort(false)
 	}
 	bars.Wait()
