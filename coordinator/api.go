@@ -220,6 +220,7 @@ func errorCodes() []errorCode {
 		{ErrNoModel, http.StatusNotFound, "model_not_found"},
 		{ErrNoVersion, http.StatusNotFound, "version_not_found"},
 		{ErrAmbiguous, http.StatusConflict, "version_ambiguous"},
+		{ErrManifest, http.StatusRequestEntityTooLarge, "manifest_too_large"},
 		{ErrNoJob, http.StatusNotFound, "not_found"},
 		{ErrQuota, http.StatusConflict, "quota"},
 		{ErrTooMany, http.StatusConflict, "too_many_versions"},

@@ -118,6 +118,8 @@ func TestErrorAnswers(t *testing.T) {
 		{"POST", "/v1/models/m/versions", good + `x`, 400, `something follows`},
 		{"POST", "/v1/models/m/versions", `{"label":"v1"}`, 400, `weights: block: digest has 0 characters`},
 		{"POST", "/v1/models/m/versions", strings.Repeat(" ", 1<<17), 413, `longer than 65536 bytes`},
+		{"POST", "/v1/warmups", `{"model":"m","manifest":"` + strings.Repeat("x", MaxManifestBytes+1) + `"}`, 413, `kvtier warmup run`},
+		{"POST", "/v1/warmups", strings.Repeat(" ", 6*MaxManifestBytes+maxJobBytes+1), 413, `kvtier warmup run`},
 		{"POST", "/v1/models/m/versions", strings.Replace(good, `"v1"`, `"v 1"`, 1), 400, `only letters`},
 		{"POST", "/v1/models/m%20/versions", good, 400, `model name`},
 		{"POST", "/v1/models/m/activate", `{"version":"v9"}`, 404, `version_not_found`},

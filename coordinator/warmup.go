@@ -25,8 +25,12 @@ const (
 	maxJobs          = 64 // the oldest that have ended are forgotten
 )
 
-// ErrNoJob means that there is no job of that name.
-var ErrNoJob = errors.New("coordinator: no such warm-up")
+var (
+	// ErrNoJob means that there is no job of that name.
+	ErrNoJob = errors.New("coordinator: no such warm-up")
+	// ErrManifest means that a job's manifest is too long for a coordinator.
+	ErrManifest = fmt.Errorf("coordinator: a job's manifest has at most %d bytes, for it stands in the control Redis: use kvtier warmup run, which takes any", MaxManifestBytes)
+)
 
 // JobState is how a warm-up job fares.
 type JobState string

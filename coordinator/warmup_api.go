@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -24,14 +25,17 @@ type WarmupList struct {
 
 // AddWarmup makes a job. Whoever leads carries it out.
 func (c *Coordinator) AddWarmup(ctx context.Context, q WarmupRequest) (Job, error) {
+	if len(q.Manifest) > MaxManifestBytes {
+		return Job{}, fmt.Errorf("%w; this one has %d", ErrManifest, len(q.Manifest))
+	}
 	if c.opt.Warmer == nil {
 		return Job{}, fmt.Errorf("%w: this coordinator carries out no warm-ups", ErrInvalid)
 	}
 	if err := q.validate(); err != nil {
 		return Job{}, err
 	}
-	if len(q.Manifest) == 0 || len(q.Manifest) > MaxManifestBytes {
-		return Job{}, fmt.Errorf("%w: manifest of %d bytes, want 1 to %d; kvtier warmup run takes larger ones", ErrInvalid, len(q.Manifest), MaxManifestBytes)
+	if q.Manifest == "" {
+		return Job{}, fmt.Errorf("%w: the manifest is empty", ErrInvalid)
 	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
@@ -93,6 +97,9 @@ func (c *Coordinator) warmupRoutes() []route {
 			var q WarmupRequest
 			// JSON writes a character in up to six bytes.
 			if err := httpapi.ReadJSON(w, r, 6*MaxManifestBytes+maxJobBytes, &q); err != nil {
+				if e, ok := errors.AsType[*httpapi.Error](err); ok && e.Status == http.StatusRequestEntityTooLarge {
+					err = apiError(ErrManifest)
+				}
 				httpapi.WriteError(w, err)
 				return
 			}

@@ -84,6 +84,13 @@ func (r *Remote) Measure(ctx context.Context, tokens []int32) (worker.WarmAnswer
 	return a, err
 }
 
+// Look counts the tokens of full blocks that are stored already, from the front.
+func (r *Remote) Look(ctx context.Context, req Request) (int, error) {
+	var a worker.WarmAnswer
+	err := r.call(ctx, http.MethodPost, "/v1/warm", worker.WarmBody{Tokens: req.Tokens, CacheSalt: req.Salt, Variant: r.variant, Look: true}, &a)
+	return a.PresentTokens, err
+}
+
 // Release lets what was pinned of tokens expire again.
 func (r *Remote) Release(ctx context.Context, tokens []int32, salt string) error {
 	var a worker.WarmAnswer
@@ -176,6 +183,12 @@ func (l *Local) Ping(context.Context) error {
 		return fmt.Errorf("%w: the remote tier may not be used now", ErrWorker)
 	}
 	return nil
+}
+
+// Look counts the tokens of full blocks that are stored already, from the front.
+func (l *Local) Look(ctx context.Context, req Request) (int, error) {
+	res, err := l.Replica.Warm(ctx, worker.WarmRequest{Tokens: req.Tokens, Salt: req.Salt, Variant: l.Variant, Look: true})
+	return res.PresentTokens, err
 }
 
 // Warm implements Worker.

@@ -40,6 +40,7 @@ type WarmBody struct {
 	Variant   *block.Variant `json:"variant,omitempty"` // refuse with 409 if another is resident
 	Pin       bool           `json:"pin,omitempty"`
 	Names     bool           `json:"names,omitempty"`   // answer with the hashes of the blocks, and nothing else
+	Look      bool           `json:"look,omitempty"`    // count what is stored, and nothing else
 	Unpin     bool           `json:"unpin,omitempty"`   // let it expire again, and nothing else
 	Measure   bool           `json:"measure,omitempty"` // compute all of it, store nothing
 }
@@ -112,7 +113,7 @@ func (a *api) warm(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, httpapi.BadRequest("invalid_request", "prompt", "give either prompt or tokens"))
 		return
 	}
-	req := WarmRequest{Prompt: body.Prompt, Tokens: body.Tokens, Salt: body.CacheSalt, Pin: body.Pin, Names: body.Names, Unpin: body.Unpin, Measure: body.Measure}
+	req := WarmRequest{Prompt: body.Prompt, Tokens: body.Tokens, Salt: body.CacheSalt, Pin: body.Pin, Names: body.Names, Look: body.Look, Unpin: body.Unpin, Measure: body.Measure}
 	if body.Variant != nil {
 		req.Variant = *body.Variant
 	}

@@ -32,6 +32,8 @@ type WarmRequest struct {
 	Pin bool
 	// Names asks what the prompt's blocks are called, and for nothing else.
 	Names bool
+	// Look counts what is stored already, and does nothing else.
+	Look bool
 	// Unpin gives the prompt's blocks their TTL back, and does nothing else.
 	Unpin bool
 	// Measure computes the prompt whatever is stored, and stores nothing: what would it cost?
@@ -83,6 +85,8 @@ func (r *Replica) Warm(ctx context.Context, req WarmRequest) (WarmResult, error)
 		err = w.measure(ctx)
 	case req.Names:
 		w.res.Hashes, w.res.Namespace = w.hashes, w.chain.Namespace()
+	case req.Look:
+		_, err = w.look(ctx)
 	case req.Unpin:
 		err = w.cache.Unpin(ctx, w.view, w.chain.Namespace(), w.hashes)
 	default:
@@ -123,14 +127,10 @@ type warming struct {
 
 func (w *warming) run(ctx context.Context, pin bool) error {
 	ns, bt := w.chain.Namespace(), w.engine.Layout().BlockTokens
-	if err := w.wait(ctx); err != nil {
-		return err
-	}
-	present, err := w.cache.Stored(ctx, w.view, ns, w.hashes)
+	present, err := w.look(ctx)
 	if err != nil {
 		return err
 	}
-	w.res.PresentTokens = present * bt
 	if present < len(w.hashes) {
 		if err := w.compute(ctx, present); err != nil {
 			return err
@@ -144,6 +144,16 @@ func (w *warming) run(ctx context.Context, pin bool) error {
 		w.res.PinnedTokens = n * bt
 	}
 	return nil
+}
+
+// look counts the blocks that are stored.
+func (w *warming) look(ctx context.Context) (present int, err error) {
+	if err := w.wait(ctx); err != nil {
+		return 0, err
+	}
+	present, err = w.cache.Stored(ctx, w.view, w.chain.Namespace(), w.hashes)
+	w.res.PresentTokens = present * w.engine.Layout().BlockTokens
+	return present, err
 }
 
 // compute loads the first present blocks and computes and stores the others.

@@ -43,6 +43,9 @@ func TestWarmStoresWhatRequestsUse(t *testing.T) {
 	if s := a.Cache().Stats(); s.HotBlocks != 0 {
 		t.Errorf("%d blocks became hot", s.HotBlocks)
 	}
+	if res := warmUp(t, b, worker.WarmRequest{Prompt: speech + speech, Look: true}); res.ComputedTokens != 0 || res.PresentTokens != full || res.LoadedTokens != 0 {
+		t.Errorf("looked up: %+v", res)
+	}
 	if res := warmUp(t, b, worker.WarmRequest{Prompt: speech}); res.ComputedTokens != 0 || res.PresentTokens != full || res.StoredBytes != 0 {
 		t.Errorf("again, elsewhere: %+v", res)
 	}

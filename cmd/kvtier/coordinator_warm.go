@@ -150,7 +150,7 @@ func manifestText(source warmup.Source) (string, error) {
 			return "", err
 		}
 		if out.Len() > coordinator.MaxManifestBytes {
-			return "", usagef("the manifest has more than %d bytes, with its templates filled in: use kvtier warmup run without --on-coordinator", coordinator.MaxManifestBytes)
+			return "", usagef("the manifest has more than %d bytes, with its templates filled in: use kvtier warmup run", coordinator.MaxManifestBytes)
 		}
 	}
 	return out.String(), nil

@@ -36,6 +36,7 @@ type warmupFlags struct {
 	whole       bool
 	strict      bool
 	dryRun      bool
+	lookUp      bool
 	asJSON      bool
 	vocabulary  string
 	journal     string
@@ -99,6 +100,7 @@ func newWarmupRun(use string) *cobra.Command {
 	fl.BoolVar(&f.whole, "whole-files", false, "a file that is not JSONL is one prompt, not one per line")
 	fl.BoolVar(&f.strict, "strict", false, "stop at the first broken line")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "plan, measure and print, compute nothing that is kept")
+	fl.BoolVar(&f.lookUp, "look-up", false, "with --dry-run: look up every prompt, and count only what is not stored yet")
 	fl.BoolVar(&f.asJSON, "json", false, "print one JSON object at the end")
 	fl.StringVar(&f.vocabulary, "vocabulary", "", "GGUF `file` whose vocabulary turns prompts into tokens (default: the shipped models', or ask the workers)")
 	fl.StringVar(&f.journal, "journal", "", "`file` that notes what is done; with it a run goes on where an earlier one ended")
@@ -129,6 +131,8 @@ func (f *warmupFlags) validate() error {
 		return usagef("--activate-when-done needs --checkpoint and --coordinator")
 	case f.checkpoint != "" && f.redis == "":
 		return usagef("--checkpoint needs --redis: what is computed here has to go somewhere")
+	case f.lookUp && !f.dryRun:
+		return usagef("--look-up goes with --dry-run: a run looks up everything anyway")
 	case f.restart && f.journal == "":
 		return usagef("--restart needs --journal")
 	case f.concurrency < 1 || f.lease <= 0 || f.giveUp <= 0 || f.tokensPerS < 0 || f.jitter < 0:

@@ -20,10 +20,13 @@ type warmupEstimate struct {
 	warmup.Stats
 	SharedShare  float64 `json:"shared_share"`
 	UniqueTokens int64   `json:"unique_tokens"`
+	// PresentBlocks, with --look-up, are those of the unique ones that are stored; bytes, seconds and memory are of the others.
+	PresentBlocks *int64 `json:"present_blocks,omitempty"`
+
 	BytesRaw     int64   `json:"bytes_raw"`     // as they are stored now
 	BytesEncoded int64   `json:"bytes_encoded"` // if workers encoded
 	TokensPerS   float64 `json:"tokens_per_s"`  // measured on one worker, with nothing else to do; 0 if that was not possible
-	Seconds      float64 `json:"seconds"`       // for all workers together, if nothing of it is stored yet
+	Seconds      float64 `json:"seconds"`       // for all workers together; without --look-up, if nothing of it is stored yet
 	Workers      int     `json:"workers"`
 	PlanSeconds  float64 `json:"plan_s"`
 
@@ -46,6 +49,16 @@ const sampleTokens = 512
 func (f *warmupFlags) estimate(ctx context.Context, plan *warmup.Plan, c *crew, w io.Writer) error {
 	e := warmupEstimate{Stats: plan.Stats, SharedShare: plan.Stats.SharedShare(), Workers: len(c.workers), PlanSeconds: plan.Seconds,
 		UniqueTokens: plan.Stats.UniqueBlocks * int64(c.info.BlockTokens)}
+	missing := plan.Stats.UniqueBlocks
+	if f.lookUp {
+		present, err := c.present(ctx, plan)
+		if err != nil {
+			return err
+		}
+		e.PresentBlocks = &present
+		missing -= present
+	}
+	missingTokens := float64(missing * int64(c.info.BlockTokens))
 	raw, encoded := float64(c.info.BlockBytes), float64(c.info.BlockBytes) // of a block
 	if plan.Stats.UniqueBlocks > 0 {
 		if m, err := c.measure(ctx, plan); err != nil {
@@ -54,15 +67,15 @@ func (f *warmupFlags) estimate(ctx context.Context, plan *warmup.Plan, c *crew, 
 			blocks := float64(m.ComputedTokens / c.info.BlockTokens)
 			raw, encoded = float64(m.StoredBytes)/blocks, float64(m.EncodedBytes)/blocks
 			e.TokensPerS = float64(m.ComputedTokens) / (m.Milliseconds / 1000)
-			e.Seconds = float64(e.UniqueTokens) / e.TokensPerS / float64(len(c.workers))
+			e.Seconds = missingTokens / e.TokensPerS / float64(len(c.workers))
 			if f.tokensPerS > 0 {
-				e.Seconds = max(e.Seconds, float64(e.UniqueTokens)/f.tokensPerS)
+				e.Seconds = max(e.Seconds, missingTokens/f.tokensPerS)
 			}
 		}
 	}
-	e.BytesRaw, e.BytesEncoded = int64(raw*float64(e.UniqueBlocks)), int64(encoded*float64(e.UniqueBlocks))
+	e.BytesRaw, e.BytesEncoded = int64(raw*float64(missing)), int64(encoded*float64(missing))
 	if f.redis != "" {
-		m, err := f.memory(ctx, e.BytesRaw+e.UniqueBlocks*int64(c.info.BlockParts)*keyOverhead)
+		m, err := f.memory(ctx, e.BytesRaw+missing*int64(c.info.BlockParts)*keyOverhead)
 		if err != nil {
 			return err
 		}
@@ -96,6 +109,20 @@ func (c *crew) measure(ctx context.Context, plan *warmup.Plan) (worker.WarmAnswe
 		}
 	}
 	return worker.WarmAnswer{}, err
+}
+
+// present looks up what is stored of the plan.
+func (c *crew) present(ctx context.Context, plan *warmup.Plan) (int64, error) {
+	var lookers []warmup.Looker
+	for _, w := range c.workers {
+		if l, ok := w.(warmup.Looker); ok && w.Ping(ctx) == nil {
+			lookers = append(lookers, l)
+		}
+	}
+	if len(lookers) == 0 {
+		return 0, warmup.ErrNoWorkers
+	}
+	return plan.Present(ctx, lookers)
 }
 
 // memory says what more bytes do to the servers: they are taken to spread evenly.
@@ -136,11 +163,16 @@ func (e warmupEstimate) print(w io.Writer) error {
 	t.row("blocks", humanize.Comma(e.Blocks))
 	t.row("unique blocks", humanize.Comma(e.UniqueBlocks))
 	t.row("shared", fmt.Sprintf("%.1f %%", 100*e.SharedShare))
+	when := "nothing is there"
+	if e.PresentBlocks != nil {
+		when = "what is missing is computed"
+		t.row("stored already", fmt.Sprintf("%s blocks", humanize.Comma(*e.PresentBlocks)))
+	}
 	t.row("bytes, raw", humanize.IBytes(uint64(e.BytesRaw)))
 	t.row("bytes, encoded", humanize.IBytes(uint64(e.BytesEncoded)))
 	if e.TokensPerS > 0 {
 		t.row("measured rate", fmt.Sprintf("%s tokens/s on one of %d workers", humanize.Comma(int64(e.TokensPerS)), e.Workers))
-		t.row("time, if nothing is there", time.Duration(e.Seconds*float64(time.Second)).Round(100*time.Millisecond).String())
+		t.row("time, if "+when, time.Duration(e.Seconds*float64(time.Second)).Round(100*time.Millisecond).String())
 	}
 	if m := e.Memory; m != nil {
 		bound := "no bound"
