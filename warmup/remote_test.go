@@ -137,7 +137,7 @@ func TestTwoRunsAtTheSameTime(t *testing.T) {
 	for i, p := range plans {
 		runs.Go(func() {
 			var err error
-			if reports[i], err = p.Run(t.Context(), RunOptions{Workers: []Worker{a, b}}); err != nil {
+			if reports[i], err = p.Run(t.Context(), RunOptions{Workers: []Worker{a, b}, Jitter: time.Duration(i) * time.Millisecond}); err != nil {
 				t.Error(err)
 			}
 		})

@@ -62,7 +62,7 @@ type RunOptions struct {
 	TokensPerSecond float64       // bound on computed tokens; 0 for none
 	BytesPerSecond  float64       // bound on stored bytes; 0 for none
 	MaxBytes        int64         // stored bytes after which the run ends with ErrBudget; 0 for none
-	Jitter          time.Duration // a random wait up to this before each task, so that jobs started together part
+	Jitter          time.Duration // a random wait up to this before each task, and tasks in random order, so that jobs started together part
 
 	// Journal, if set, knows what an earlier run has done.
 	Journal Journal
@@ -317,7 +317,7 @@ func (r *run) take(ctx context.Context) *Task {
 			return nil
 		}
 		if len(r.ready) > 0 {
-			return heap.Pop(&r.ready).(*Task)
+			return heap.Remove(&r.ready, r.pick()).(*Task)
 		}
 		if r.drawn && r.open == 0 {
 			r.wake.Broadcast()
@@ -325,6 +325,22 @@ func (r *run) take(ctx context.Context) *Task {
 		}
 		r.wake.Wait()
 	}
+}
+
+// jitterTasks is how many of the next tasks jitter chooses from.
+const jitterTasks = 32
+
+// pick chooses a task among those that are ready: the next, or with jitter one of the next of its priority. Runs that go through one plan side by side
+// would all be at the same task otherwise: who is ahead has to compute, and who finds that done catches up. mu is held.
+func (r *run) pick() int {
+	if r.opts.Jitter == 0 {
+		return 0
+	}
+	i := rand.N(min(jitterTasks, len(r.ready)))
+	if r.ready[i].rec.priority != r.ready[0].rec.priority {
+		return 0
+	}
+	return i
 }
 
 // draw reads tasks while there is room for them. mu is held.

@@ -111,7 +111,7 @@ func newWarmupRun(use string) *cobra.Command {
 	fl.Float64Var(&f.tokensPerS, "tokens-per-s", 0, "bound on computed tokens per second; 0 for none")
 	fl.Var(&f.bytesPerS, "bytes-per-s", "bound on stored bytes per second; 0 for none")
 	fl.Var(&f.budget, "budget", "bytes to store at most; the run ends when they are used up, 0 for no bound")
-	fl.DurationVar(&f.jitter, "jitter", 0, "random wait up to this before each task, so that jobs started together part")
+	fl.DurationVar(&f.jitter, "jitter", 0, "random wait up to this before each task, and a random one of the next tasks: jobs that run at the same time part")
 	fl.StringVar(&f.checkpoint, "checkpoint", "", "GGUF `file` to compute with in this process, beside workers that serve other weights; needs --redis")
 	fl.IntVar(&f.blockTokens, "block-tokens", 0, "with --checkpoint: tokens per block, as the workers have it (default 16)")
 	fl.StringVar(&f.redis, "redis", "", "`URL` of the shared tier: for --checkpoint, and for what --dry-run says of its memory")

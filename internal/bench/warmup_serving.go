@@ -71,6 +71,9 @@ func latencyOf(windows [][]timing) Latency {
 }
 
 func (l Latency) to(base Latency) LatencyRatio {
+	if l.Requests == 0 || base.Requests == 0 {
+		return LatencyRatio{}
+	}
 	return LatencyRatio{l.TTFTP50Ms / base.TTFTP50Ms, l.TTFTP99Ms / base.TTFTP99Ms, l.TotalP50Ms / base.TotalP50Ms, l.TotalP99Ms / base.TotalP99Ms}
 }
 
