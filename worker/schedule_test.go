@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -94,13 +95,23 @@ func TestALongPromptDoesNotStarveDecoding(t *testing.T) {
 	for i := range long {
 		long[i] = int32(3 + i*7%200)
 	}
+	chunked := make(chan struct{})
+	once := sync.OnceFunc(func() { close(chunked) })
+	watch.before = func(c call) error {
+		if c.seq == 2 {
+			once()
+			time.Sleep(time.Millisecond) // the model is tiny: who generates has to be back in the queue before the chunk is through
+		}
+		return nil
+	}
 	var prompt sync.WaitGroup
-	begin := sync.OnceFunc(func() {
+	begin := sync.OnceFunc(func() { // who generates goes on when the prompt has begun
 		prompt.Go(func() {
 			if _, err := r.Complete(t.Context(), worker.Request{Tokens: long, MaxTokens: 0}); err != nil {
 				t.Error(err)
 			}
 		})
+		<-chunked
 	})
 	if _, err := r.Stream(t.Context(), worker.Request{Prompt: speech, MaxTokens: 300, NoCache: true}, func(worker.Event) { begin() }); err != nil {
 		t.Fatal(err)
