@@ -23,7 +23,6 @@ type Fetch struct {
 	ns       block.Digest
 	hashes   []block.Hash // all that was asked for
 	first    int          // blocks of the chain before them
-	before   block.Hash   // the last of those
 	hot      []*entry
 	fills    []*fill
 	rest     []block.Hash // what the remote tier has behind fills, for which there was no room yet
@@ -77,9 +76,6 @@ func (c *Cache) FetchHot(v View, ns block.Digest, chain []block.Hash, first int)
 func (c *Cache) begin(f *Fetch, v View, ns block.Digest, chain []block.Hash, first int) (more bool) {
 	hashes := chain[first:]
 	*f = Fetch{c: c, view: v, ns: ns, hashes: hashes, first: first, hot: f.hot[:0], fills: f.fills[:0]}
-	if first > 0 {
-		f.before = chain[first-1]
-	}
 	if len(hashes) == 0 {
 		return false
 	}
@@ -93,7 +89,11 @@ func (c *Cache) begin(f *Fetch, v View, ns block.Digest, chain []block.Hash, fir
 	remote := c.remote != nil && f.view.Access == AccessShared && !c.closed.Load()
 	f.hot = c.hot.run(f.hot, &f.view.Generation, hashes)
 	if remote && c.opts.WritePolicy != WriteOnEvict {
-		c.offerRun(f.before, f.hot)
+		var before block.Hash
+		if first > 0 {
+			before = chain[first-1]
+		}
+		c.offerRun(before, f.hot)
 	}
 	if len(f.hot) < len(hashes) && !remote {
 		f.why = MissUnshared

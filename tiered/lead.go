@@ -53,10 +53,7 @@ func (l *leading) run(ctx context.Context) {
 			continue
 		}
 		if reasonOf(err) == MissDeadline {
-			l.arrived(0)
-			l.mu.Lock()
-			l.bytes = max(l.bytes, l.format.Layout().BlockBytes()) // it would have taken longer still
-			l.mu.Unlock()
+			l.late()
 		}
 		l.fail(append(fills[done:], l.stop()...), err)
 		return
@@ -93,6 +90,14 @@ func (l *leading) arrived(bytes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.bytes += bytes
+	l.took = l.now().Sub(l.start)
+}
+
+// late takes the time that was waited in vain for that of a block at least: it would have taken longer still.
+func (l *leading) late() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bytes = max(l.bytes, l.format.Layout().BlockBytes())
 	l.took = l.now().Sub(l.start)
 }
 
