@@ -175,8 +175,11 @@ func TestStoredChainsAreCompleteFromTheRoot(t *testing.T) {
 		}
 		faulty.Heal()
 		p := prompt()
-		for i := range 30 { // a new block finds out about what was lost, and a short queue takes some rounds
+		for i := range 30 { // a new block finds out about what was lost when it is stored, and a short queue takes some rounds
 			ask(p + string('c'+rune(i)))
+			if policy == tiered.WriteOnSecondHit {
+				ask(p + string('c'+rune(i))) // only now is it
+			}
 			for len(tasks) > 0 && c.Stats().SpillBytes > 0 {
 				step()
 			}
