@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kvtier/kvtier/internal/mutation"
+	"github.com/kvtier/kvtier/internal/pause"
 )
 
 const (
@@ -197,11 +198,5 @@ func (w *Watch) receive(ctx context.Context, sub *redis.PubSub) {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
+// sleep is for loops that look at ctx themselves.
+func sleep(ctx context.Context, d time.Duration) { _ = pause.For(ctx, d) }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/kvtier/kvtier/internal/pause"
 )
 
 // Errors of a run.
@@ -226,7 +228,7 @@ func (r *run) do(ctx context.Context, worker int, t *Task) error {
 		}
 	}
 	if r.opts.Jitter > 0 {
-		if err := sleep(ctx, rand.N(r.opts.Jitter)); err != nil {
+		if err := pause.For(ctx, rand.N(r.opts.Jitter)); err != nil {
 			return err
 		}
 	}
@@ -273,17 +275,6 @@ func pay(ctx context.Context, l *rate.Limiter, n int) error {
 		n -= part
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // request reads the task's prompt again and cuts it to the task's blocks.
@@ -458,7 +449,7 @@ func (r *run) recover(ctx context.Context, worker int, w Worker, why error) {
 		r.report.Workers[worker].Down = false
 	}()
 	for wait := recoverMin; ; wait = min(2*wait, recoverMax) {
-		if sleep(ctx, wait) != nil || r.idle() {
+		if pause.For(ctx, wait) != nil || r.idle() {
 			return
 		}
 		ping, cancel := context.WithTimeout(ctx, recoverMax)

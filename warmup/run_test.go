@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kvtier/kvtier/internal/pause"
 )
 
 // tier is what workers share in these tests: the prefixes that are stored, and how often each was computed. The real one, with an engine and
@@ -65,7 +67,7 @@ func (h *hand) Warm(ctx context.Context, req Request) (Outcome, error) {
 		if there {
 			continue
 		}
-		if err := sleep(ctx, time.Millisecond); err != nil {
+		if err := pause.For(ctx, time.Millisecond); err != nil {
 			return out, err
 		}
 		h.tier.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvtier/kvtier/internal/pause"
 	"github.com/kvtier/kvtier/warmup"
 	"github.com/kvtier/kvtier/worker"
 )
@@ -69,7 +70,7 @@ func scaling(ctx context.Context, o WarmupOptions) (r ScalingResult, err error) 
 	for round := range o.Rounds {
 		for j := range fleets {
 			i := (round + j) % len(fleets)
-			if err := pause(ctx, settle); err != nil {
+			if err := pause.For(ctx, settle); err != nil {
 				return r, err
 			}
 			rate := 0.0

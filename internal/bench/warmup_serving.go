@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvtier/kvtier/internal/pause"
 	"github.com/kvtier/kvtier/warmup"
 	"github.com/kvtier/kvtier/worker"
 )
@@ -158,7 +159,7 @@ func (b *servingBench) window(ctx context.Context, arrivals []time.Duration, war
 		prompts[i] = randomTokens(b.random, b.o.PromptTokens)
 	}
 	runtime.GC()
-	if err := pause(ctx, settle); err != nil {
+	if err := pause.For(ctx, settle); err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -171,7 +172,7 @@ func (b *servingBench) window(ctx context.Context, arrivals []time.Duration, war
 	}
 	all, failed := make([]timing, len(arrivals)), make([]error, len(arrivals))
 	for i, at := range arrivals {
-		if err := pause(ctx, time.Until(start.Add(at))); err != nil {
+		if err := pause.For(ctx, time.Until(start.Add(at))); err != nil {
 			end()
 			others.Wait()
 			return nil, err
@@ -180,18 +181,6 @@ func (b *servingBench) window(ctx context.Context, arrivals []time.Duration, war
 	}
 	others.Wait()
 	return all, errors.Join(append(failed, warmErr)...)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // warm warms one manifest after the other, each cold, until ctx ends.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kvtier/kvtier/internal/pause"
 	"github.com/kvtier/kvtier/store"
 )
 
@@ -90,7 +91,7 @@ func (w *sweeper) node(ctx context.Context, c *redis.Client) error {
 		if err != nil {
 			return err
 		}
-		if err := pause(ctx, pauseFactor*time.Since(begin)); err != nil {
+		if err := pause.For(ctx, pauseFactor*time.Since(begin)); err != nil {
 			return err
 		}
 		keys = slices.DeleteFunc(keys, func(k string) bool { return !w.dead(k) })
@@ -151,7 +152,7 @@ func (w *sweeper) remove(ctx context.Context, c *redis.Client, keys []string) (d
 				return deleted, freed, err
 			}
 			freed += bytes
-			if err := pause(ctx, pauseFactor*time.Since(begin)); err != nil {
+			if err := pause.For(ctx, pauseFactor*time.Since(begin)); err != nil {
 				return deleted, freed, err
 			}
 			chunk, sizes, begin = chunk[n:], sizes[n:], time.Now()
@@ -187,15 +188,4 @@ func commonPrefix(prefixes []string) string {
 		common = common[:n]
 	}
 	return common
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
