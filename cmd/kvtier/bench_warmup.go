@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/dustin/go-humanize"
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/kvtier/kvtier/internal/bench"
@@ -52,56 +50,33 @@ func (f *benchFlags) warmup(ctx context.Context, stderr io.Writer, r *benchRepor
 	if o.Rounds < 1 || o.Window < 100*time.Millisecond || o.Rate <= 0 || o.Prompts < 1 || o.PromptTokens < 1 || o.AnswerTokens < 1 || o.PromptTokens+o.AnswerTokens > 2000 {
 		return usagef("want at least one round, prompt, and request per second, windows of 100ms or more, and requests of 2 to 2000 tokens")
 	}
-	url := f.redis
-	if url == "" {
+	o.Server = f.redis
+	if o.Server == "" {
 		m, err := miniredis.Run()
 		if err != nil {
 			return err
 		}
 		defer m.Close()
-		url = "redis://" + m.Addr()
-	} else {
-		if r.Server, err = bench.OpenServer(ctx, url); err != nil {
-			return benchRefused(err)
-		}
-		clean, err := emptyServer(ctx, url)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, clean()) }()
+		o.Server = "redis://" + m.Addr()
+	} else if r.Server, err = bench.OpenServer(ctx, o.Server); err != nil {
+		return benchRefused(err)
 	}
-	o.Start = func(ctx context.Context, threads int) (string, func() error, error) {
-		return startWorkerProcess(ctx, url, threads)
+	o.Start = func(ctx context.Context, threads int) (string, func(), error) {
+		return startWorkerProcess(ctx, o.Server, threads)
 	}
 	bar := newProgress(stderr, "warm-ups", o.Steps())
 	defer bar.done()
 	o.Step = bar.step
 	result, err := bench.Warmup(ctx, o)
 	r.Warmup = &result
+	if errors.Is(err, bench.ErrNotEmpty) {
+		return usageError{err}
+	}
 	return err
 }
 
-// emptyServer refuses a server that holds keys, and returns what removes those that a benchmark leaves.
-func emptyServer(ctx context.Context, url string) (clean func() error, err error) {
-	opts, err := redis.ParseURL(url)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	c := redis.NewClient(opts)
-	n, err := c.DBSize(ctx).Result()
-	if err == nil && n > 0 {
-		err = usagef("the server has %d keys: bench warmup needs an empty one of its own", n)
-	}
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return func() error {
-		return errors.Join(c.FlushAll(context.WithoutCancel(ctx)).Err(), c.Close())
-	}, nil
-}
-
 // startWorkerProcess runs this binary as a worker with the shipped model and waits until it is ready.
-func startWorkerProcess(ctx context.Context, redisURL string, threads int) (url string, stop func() error, err error) {
+func startWorkerProcess(ctx context.Context, redisURL string, threads int) (url string, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", nil, err
@@ -127,40 +102,28 @@ func startWorkerProcess(ctx context.Context, redisURL string, threads int) (url 
 		defer close(ended)
 		_ = cmd.Wait() // what it wrote says more
 	}()
-	stop = func() error {
+	stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
-		return nil
 	}
 	url = "http://" + addr
 	for start := time.Now(); ; {
-		if ready(ctx, url) {
+		if askReady(ctx, url+"/readyz") == nil {
 			return url, stop, nil
 		}
 		select {
 		case <-ended:
 			return "", nil, fmt.Errorf("the worker ended: %s", log.String())
 		case <-ctx.Done():
-			return "", nil, errors.Join(ctx.Err(), stop())
+			stop()
+			return "", nil, ctx.Err()
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Since(start) > grantTimeout {
-			return "", nil, errors.Join(fmt.Errorf("the worker was not ready within %v: %s", grantTimeout, log.String()), stop())
+			stop() // it may still be writing its log
+			return "", nil, fmt.Errorf("the worker was not ready within %v: %s", grantTimeout, log.String())
 		}
 	}
-}
-
-func ready(ctx context.Context, url string) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", http.NoBody)
-	if err != nil {
-		return false
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return false
-	}
-	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
 }
 
 func (r *benchReport) showWarmup(w io.Writer) error {
@@ -189,14 +152,14 @@ func (r *benchReport) showWarmup(w io.Writer) error {
 		s.WindowS, s.Rate, s.PromptTokens, s.AnswerTokens, s.Threads, humanize.Comma(int64(s.WarmedPerS)), humanize.Comma(int64(s.AlonePerS)))
 	c := r.Warmup.Scaling
 	g := newTable("scaling", "one worker, tokens/s", "two", "ratio")
-	rate := func(f bench.Figure) string {
+	rate := func(f bench.Range) string {
 		return fmt.Sprintf("%s (%s–%s)", humanize.Comma(int64(f.Median)), humanize.Comma(int64(f.Min)), humanize.Comma(int64(f.Max)))
 	}
-	g.row("warm-up", rate(c.One), rate(c.Two), spread(c.Ratio.Median, c.Ratio.Min, c.Ratio.Max))
-	g.row("bound: computing only", rate(c.BoundOne), rate(c.BoundTwo), spread(c.BoundRatio.Median, c.BoundRatio.Min, c.BoundRatio.Max))
+	g.row("warm-up", rate(c.One), rate(c.Two), c.Ratio.String())
+	g.row("bound: computing only", rate(c.BoundOne), rate(c.BoundTwo), c.BoundRatio.String())
 	if err := g.print(w); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d rounds of %d prompts, %s tokens; %s of the bound\n", c.Rounds, c.Prompts, humanize.Comma(c.Tokens), spread(c.OfBound.Median, c.OfBound.Min, c.OfBound.Max))
+	_, err := fmt.Fprintf(w, "%d rounds of %d prompts, %s tokens; %s of the bound\n", c.Rounds, c.Prompts, humanize.Comma(c.Tokens), c.OfBound.String())
 	return err
 }

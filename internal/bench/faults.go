@@ -16,8 +16,8 @@ import (
 	"github.com/kvtier/kvtier/worker"
 )
 
-// ErrNotEmpty means that the server holds keys: the faults flush it, fill it and limit its memory.
-var ErrNotEmpty = errors.New("bench: faults needs an empty server of its own: it is flushed, filled and limited")
+// ErrNotEmpty means that the server holds keys: faults and warm-ups fill and flush it, and faults limit its memory.
+var ErrNotEmpty = errors.New("bench: faults and warmup need an empty server of their own: it is filled and flushed, and faults limits its memory")
 
 // FaultWorker is a worker as it is shipped, in this process.
 type FaultWorker struct {
@@ -134,13 +134,10 @@ func Faults(ctx context.Context, o FaultOptions) (rows []FaultRow, err error) {
 		return nil, err
 	}
 	b := &faultBench{o: o, random: rand.New(rand.NewPCG(o.Seed, 7))}
-	if b.admin, err = openAdmin(ctx, o); err != nil {
+	if b.admin, err = openAdmin(ctx, o.Server); err != nil {
 		return nil, err
 	}
-	defer func() {
-		clean := context.WithoutCancel(ctx)
-		err = errors.Join(err, b.admin.FlushAll(clean).Err(), b.admin.Close())
-	}()
+	defer func() { err = errors.Join(err, flushAndClose(ctx, b.admin)) }()
 	if !o.Fake {
 		if b.config, err = b.admin.ConfigGet(ctx, "maxmemory*").Result(); err != nil {
 			return nil, err
@@ -190,8 +187,9 @@ type faultBench struct {
 	config  map[string]string // settings of the server that rows change, as they were
 }
 
-func openAdmin(ctx context.Context, o FaultOptions) (*redis.Client, error) {
-	opts, err := redis.ParseURL(o.Server)
+// openAdmin connects to an empty server.
+func openAdmin(ctx context.Context, url string) (*redis.Client, error) {
+	opts, err := redis.ParseURL(url)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +203,11 @@ func openAdmin(ctx context.Context, o FaultOptions) (*redis.Client, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// flushAndClose leaves the server empty, also when ctx has ended.
+func flushAndClose(ctx context.Context, admin *redis.Client) error {
+	return errors.Join(admin.FlushAll(context.WithoutCancel(ctx)).Err(), admin.Close())
 }
 
 // limit makes the server refuse to store beyond so many bytes.
@@ -265,12 +268,14 @@ func (b *faultBench) stop(ctx context.Context) error {
 }
 
 // prompt is n tokens that nobody has seen.
-func (b *faultBench) prompt(n int) []int32 {
-	p := make([]int32, n)
-	for i := range p {
-		p[i] = int32(259 + b.random.IntN(700)) // behind the control and byte tokens of the shipped vocabulary
+func (b *faultBench) prompt(n int) []int32 { return randomTokens(b.random, n) }
+
+func randomTokens(random *rand.Rand, n int) []int32 {
+	tokens := make([]int32, n)
+	for i := range tokens {
+		tokens[i] = int32(259 + random.IntN(700)) // behind the control and byte tokens of the shipped vocabulary
 	}
-	return p
+	return tokens
 }
 
 func (b *faultBench) prompts(k, n int) [][]int32 {

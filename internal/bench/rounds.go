@@ -63,9 +63,11 @@ type Series struct {
 	Samples []Sample
 }
 
-// Range is a median with the extremes.
+// Range is a median with the extremes. JSON names are stable.
 type Range struct {
-	Median, Min, Max float64
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
 }
 
 func (r Range) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", r.Median, r.Min, r.Max) }
@@ -92,7 +94,7 @@ func rangeOf(v []float64) Range {
 	if len(v) == 0 {
 		return Range{}
 	}
-	slices.Sort(v)
+	v = slices.Sorted(slices.Values(v))
 	m := v[len(v)/2]
 	if len(v)%2 == 0 {
 		m = (m + v[len(v)/2-1]) / 2

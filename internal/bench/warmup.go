@@ -15,8 +15,10 @@ import (
 
 // WarmupOptions say how to measure warm-ups.
 type WarmupOptions struct {
+	// Server is the URL of a server that is empty, and flushed at the end; required.
+	Server string
 	// Start starts a worker process on the server, with so many threads, and returns its URL; required. stop ends it.
-	Start func(ctx context.Context, threads int) (url string, stop func() error, err error)
+	Start func(ctx context.Context, threads int) (url string, stop func(), err error)
 	// Rounds is how many pairs of windows, and how many runs of each kind.
 	Rounds int
 	// Window is how long requests are sent in each window.
@@ -41,11 +43,13 @@ type WarmupResult struct {
 	Scaling ScalingResult `json:"scaling"`
 }
 
-// vocabulary is how many token ids the prompts are made of: fewer than any model has.
-const vocabulary = 200
-
-// Warmup measures both. The server has to be empty, and is filled.
+// Warmup measures both. The error is ErrNotEmpty if the server is not.
 func Warmup(ctx context.Context, o WarmupOptions) (r WarmupResult, err error) {
+	admin, err := openAdmin(ctx, o.Server)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, flushAndClose(ctx, admin)) }()
 	if r.Serving, err = serving(ctx, o); err != nil {
 		return r, fmt.Errorf("serving: %w", err)
 	}
@@ -65,14 +69,6 @@ func warmPrompts(random *rand.Rand, n, sharing, shared, own int) (all [][]int32)
 		all = append(all, append(preface[:shared:shared], randomTokens(random, own)...))
 	}
 	return all
-}
-
-func randomTokens(random *rand.Rand, n int) []int32 {
-	tokens := make([]int32, n)
-	for i := range tokens {
-		tokens[i] = random.Int32N(vocabulary)
-	}
-	return tokens
 }
 
 // warmManifest is prompts as a manifest.
@@ -104,13 +100,12 @@ func warmUp(ctx context.Context, manifest, tenant string, info worker.WarmInfo, 
 }
 
 // startWarm starts n workers of so many threads each.
-func (o WarmupOptions) startWarm(ctx context.Context, n, threads int) (workers []*warmup.Remote, info worker.WarmInfo, stop func() error, err error) {
-	var stops []func() error
-	stop = func() (err error) {
+func (o WarmupOptions) startWarm(ctx context.Context, n, threads int) (workers []*warmup.Remote, info worker.WarmInfo, stop func(), err error) {
+	var stops []func()
+	stop = func() {
 		for _, s := range stops {
-			err = errors.Join(err, s())
+			s()
 		}
-		return err
 	}
 	for range n {
 		url, end, err := o.Start(ctx, threads)

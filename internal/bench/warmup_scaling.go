@@ -20,24 +20,15 @@ type ScalingResult struct {
 	Prompts int   `json:"prompts"`
 	Tokens  int64 `json:"tokens"` // that a run computes
 
-	One   Figure `json:"one_tokens_per_s"`
-	Two   Figure `json:"two_tokens_per_s"`
-	Ratio Figure `json:"ratio"` // of two to one, round by round
+	One   Range `json:"one_tokens_per_s"`
+	Two   Range `json:"two_tokens_per_s"`
+	Ratio Range `json:"ratio"` // of two to one, round by round
 
-	BoundOne   Figure `json:"bound_one_tokens_per_s"` // the same prompts computed, nothing looked up, shared or stored
-	BoundTwo   Figure `json:"bound_two_tokens_per_s"`
-	BoundRatio Figure `json:"bound_ratio"`
-	OfBound    Figure `json:"of_bound"` // Ratio to BoundRatio
+	BoundOne   Range `json:"bound_one_tokens_per_s"` // the same prompts computed, nothing looked up, shared or stored
+	BoundTwo   Range `json:"bound_two_tokens_per_s"`
+	BoundRatio Range `json:"bound_ratio"`
+	OfBound    Range `json:"of_bound"` // Ratio to BoundRatio
 }
-
-// Figure is a median with the extremes. JSON names are stable.
-type Figure struct {
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
-}
-
-func figure(v []float64) Figure { return Figure(rangeOf(append([]float64(nil), v...))) }
 
 func ratios(a, b []float64) []float64 {
 	r := make([]float64, len(a))
@@ -56,7 +47,7 @@ var fleets = []struct {
 // scaling runs every fleet in each round, each round beginning with another.
 func scaling(ctx context.Context, o WarmupOptions) (r ScalingResult, err error) {
 	workers, info, stop, err := o.startWarm(ctx, 2, 1)
-	defer func() { err = errors.Join(err, stop()) }()
+	defer stop()
 	if err != nil {
 		return r, err
 	}
@@ -86,9 +77,9 @@ func scaling(ctx context.Context, o WarmupOptions) (r ScalingResult, err error) 
 			o.Step()
 		}
 	}
-	r.One, r.Two, r.BoundOne, r.BoundTwo = figure(rates[0]), figure(rates[1]), figure(rates[2]), figure(rates[3])
+	r.One, r.Two, r.BoundOne, r.BoundTwo = rangeOf(rates[0]), rangeOf(rates[1]), rangeOf(rates[2]), rangeOf(rates[3])
 	warm, bound := ratios(rates[1], rates[0]), ratios(rates[3], rates[2])
-	r.Ratio, r.BoundRatio, r.OfBound = figure(warm), figure(bound), figure(ratios(warm, bound))
+	r.Ratio, r.BoundRatio, r.OfBound = rangeOf(warm), rangeOf(bound), rangeOf(ratios(warm, bound))
 	return r, nil
 }
 

@@ -84,7 +84,7 @@ const settle = 300 * time.Millisecond
 // serving sends the same arrivals in both windows of a pair, in turns idle or warming first.
 func serving(ctx context.Context, o WarmupOptions) (r ServingResult, err error) {
 	workers, info, stop, err := o.startWarm(ctx, 1, runtime.NumCPU())
-	defer func() { err = errors.Join(err, stop()) }()
+	defer stop()
 	if err != nil {
 		return r, err
 	}
