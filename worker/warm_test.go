@@ -102,32 +102,36 @@ func TestWarmRefuses(t *testing.T) {
 	}
 }
 
-// While somebody waits for an answer, a warm-up computes nothing.
-func TestWarmMakesWay(t *testing.T) {
-	r := newReplica(t, v2, memstore.New(memstore.Options{}), nil)
-	began, finish := make(chan struct{}), make(chan struct{})
-	served := make(chan error, 1)
+// serving has r answer a request, which goes on after its first token when finish is called; that waits for its end.
+func serving(t *testing.T, r *worker.Replica) (finish func()) {
+	began, goOn, served := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	hold := sync.OnceFunc(func() {
+		close(began)
+		<-goOn
+	})
 	go func() {
-		first := true
-		_, err := r.Stream(context.Background(), worker.Request{Prompt: "Good", MaxTokens: 4, NoCache: true}, func(worker.Event) {
-			if first {
-				first = false
-				close(began)
-				<-finish
-			}
-		})
+		_, err := r.Stream(context.Background(), worker.Request{Prompt: "Good", MaxTokens: 4, NoCache: true}, func(worker.Event) { hold() })
 		served <- err
 	}()
 	<-began
+	return func() {
+		close(goOn)
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// While somebody waits for an answer, a warm-up computes nothing.
+func TestWarmMakesWay(t *testing.T) {
+	r := newReplica(t, v2, memstore.New(memstore.Options{}), nil)
+	finish := serving(t, r)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if res, err := r.Warm(ctx, worker.WarmRequest{Prompt: speech}); !errors.Is(err, context.DeadlineExceeded) || res.ComputedTokens != 0 {
 		t.Errorf("beside a request: %+v, %v", res, err)
 	}
-	close(finish)
-	if err := <-served; err != nil {
-		t.Error(err)
-	}
+	finish()
 	if res := warmUp(t, r, worker.WarmRequest{Prompt: speech}); res.ComputedTokens == 0 {
 		t.Errorf("afterwards: %+v", res)
 	}
@@ -260,22 +264,8 @@ func TestWarmIsInterrupted(t *testing.T) {
 func TestWarmIsNotInTheWayOfASwap(t *testing.T) {
 	r := newReplica(t, v2, memstore.New(memstore.Options{}), nil)
 	s := serve(t, r, worker.HandlerOptions{})
-	began, finish := make(chan struct{}), make(chan struct{})
+	finish := serving(t, r)
 	var all sync.WaitGroup
-	all.Go(func() {
-		first := true
-		_, err := r.Stream(context.Background(), worker.Request{Prompt: "Good", MaxTokens: 4, NoCache: true}, func(worker.Event) {
-			if first {
-				first = false
-				close(began)
-				<-finish
-			}
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	<-began
 	all.Go(func() {
 		if _, err := r.Warm(t.Context(), worker.WarmRequest{Prompt: speech}); err != nil {
 			t.Error(err)
@@ -297,6 +287,6 @@ func TestWarmIsNotInTheWayOfASwap(t *testing.T) {
 		})
 	}
 	eventually(t, s, `kvtier_running_sequences{priority="serving"}`, "3")
-	close(finish)
+	finish()
 	all.Wait()
 }
