@@ -70,10 +70,8 @@ func follow(t *testing.T, on coordinator.OnExpiry) *followed {
 
 func (f *followed) await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never %s: view %+v", what, f.replica.Cache().View())
-		}
+	if !poll(ok) {
+		t.Fatalf("never %s: view %+v", what, f.replica.Cache().View())
 	}
 }
 

@@ -37,14 +37,9 @@ func metric(t testing.TB, s *httptest.Server, name string) string {
 // eventually waits for a metric to have a value: what a server does behind an answer, or without one, cannot be seen otherwise.
 func eventually(t testing.TB, s *httptest.Server, name, want string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		got := metric(t, s, name)
-		if got == want {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s is %q, want %s", name, got, want)
-		}
+	var got string
+	if !poll(func() bool { got = metric(t, s, name); return got == want }) {
+		t.Fatalf("%s is %q, want %s", name, got, want)
 	}
 }
 

@@ -79,6 +79,16 @@ func flush(t testing.TB, r *worker.Replica) {
 	}
 }
 
+// poll asks ok until it says yes, and returns whether it did within 20 s.
+func poll(ok func() bool) bool {
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
 const speech = "PETRUCHIO:\nGood morrow, Kate; for that's your name, I hear.\n\nKATHARINA:\nWell have you heard, but something hard of hearing:\n" +
 	"They call me Katharina that do talk of me.\n\nPETRUCHIO:\nYou lie, in faith; for you are call'd plain Kate,\nAnd bonny Kate and sometimes Kate the curst;\n"
 

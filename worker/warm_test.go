@@ -272,27 +272,19 @@ func TestWarmIsNotInTheWayOfASwap(t *testing.T) {
 		}
 	})
 	eventually(t, s, `kvtier_running_sequences{priority="background"}`, "1")
-	loaded := make(chan struct{})
 	all.Go(func() {
-		next := func(context.Context) (engine.Engine, error) {
-			defer close(loaded)
-			return open(t, v1, llama.Options{}), nil
-		}
+		next := func(context.Context) (engine.Engine, error) { return open(t, v1, llama.Options{}), nil }
 		if err := r.SwapWeights(t.Context(), v1, next); err != nil {
 			t.Error(err)
 		}
 	})
-	<-loaded
-	time.Sleep(100 * time.Millisecond) // the exchange waits for both, unless the machine is late
+	if !poll(r.Latched) {
+		t.Fatal("the exchange does not wait")
+	}
 	for range 2 {
 		all.Go(func() {
-			for label := v2; label != v1; { // one that was before the exchange is answered with the old weights
-				res, err := r.Complete(t.Context(), worker.Request{Prompt: "Kate", MaxTokens: 2})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				label = res.Label
+			if res, err := r.Complete(t.Context(), worker.Request{Prompt: "Kate", MaxTokens: 2}); err != nil || res.Label != v1 {
+				t.Errorf("answered by %q: %v", res.Label, err)
 			}
 		})
 	}
