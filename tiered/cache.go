@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/codec"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store"
 )
 
@@ -31,7 +32,7 @@ type Options struct {
 	SpillTimeout time.Duration // of one batch of writes; default 5 s
 
 	WritePolicy WritePolicy
-	// FillLease makes requests that miss the same prefix at the same time know of each other; see WatchFill. Only with WriteThrough, and a Remote
+	// FillLease makes requests that miss the same prefix at the same time know of each other; see claimOrWatch. Only with WriteThrough, and a Remote
 	// that is store.Leaser.
 	FillLease bool
 	// Steps, if set, takes the place of goroutines and of the clock: for tests that decide what happens when.
@@ -95,21 +96,23 @@ type Cache struct {
 	viewMu sync.Mutex // serialises SetView
 	view   atomic.Pointer[View]
 
-	slabs   *slabs
-	refill  int // fills that a request has used up before it begins others
-	hot     *hot
-	spill   *spillQueue
-	seen    seen // with WriteOnSecondHit
-	leases  leases
-	link    link
-	reads   pathMeter
-	explore explorer
-	breaker interface{ Admits() bool } // nil: none in front of the remote tier
-	fates   *fates
-	flights flights
-	tenants tenants
+	slabs    *slabs
+	refill   int // fills that a request has used up before it begins others
+	hot      *hot
+	spill    *spillQueue
+	seen     seen // with WriteOnSecondHit
+	leases   leases
+	link     link
+	reads    gate.PathMeter
+	explorer gate.Explorer
+	breaker  interface{ Admits() bool } // nil: none in front of the remote tier
+	fates    *fates
+	flights  flights
+	tenants  tenants
 
-	scratches sync.Pool // of *codec.Scratch
+	scratches sync.Pool      // of *codec.Scratch
+	brings    sync.Pool      // of *bringing
+	shards    atomic.Uintptr // handed out to them
 	stats     counters
 
 	ctx    context.Context // ends when Close gives up draining; parent of everything in the background
@@ -136,6 +139,9 @@ func New(opts Options) (*Cache, error) {
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
 	c.leases.store, _ = store.As[store.Leaser](opts.Remote)
 	c.scratches.New = func() any { return new(codec.Scratch) }
+	c.brings.New = func() any {
+		return &bringing{c: c, shard: c.shards.Add(1), layout: opts.Layout, tokens: opts.Layout.BlockTokens}
+	}
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	switch {

@@ -11,12 +11,10 @@ import (
 // entry is one block in memory: its sealed frames, one per part, in one slab. It is shared by counted references: the hot tier,
 // the spill queue, every fill and every request that reads it hold one each. The last release returns the slab.
 type entry struct {
-	gen    Generation
-	ns     block.Digest
-	cut    block.Cut // purge of the tenant that it was computed behind
+	scope
 	hash   block.Hash
 	depth  int        // blocks before it in its chain
-	parent block.Hash // the last of them; zero if there is none, and for blocks that were fetched
+	parent block.Hash // the last of them; zero if there is none
 	frames [][]byte   // sealed values, one per part
 	places [][]byte   // their payloads, slices of frames
 	share  atomic.Uint32

@@ -17,7 +17,8 @@ type Found struct {
 func (c *Cache) Explain(ctx context.Context, v View, ns block.Digest, hashes []block.Hash) (all []Found, hot, remote int) {
 	all = make([]Found, len(hashes))
 	now := c.View()
-	why := differs(now, v.Generation, ns, v.Cuts[ns])
+	sc := scope{v.Generation, ns, v.Cuts[ns]}
+	why := sc.differs(now)
 	access := min(now.Access, v.Access)
 	if why == MissNone && access == AccessNone {
 		why = MissUnshared
@@ -32,7 +33,7 @@ func (c *Cache) Explain(ctx context.Context, v View, ns block.Digest, hashes []b
 	case !c.admits():
 		why = MissBreaker
 	default:
-		remote, why = c.probe(ctx, v.Generation, hashes[hot:])
+		remote, why = c.probe(ctx, &sc, hashes[hot:])
 	}
 	for i := range all {
 		switch {

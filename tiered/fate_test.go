@@ -2,11 +2,14 @@ package tiered_test
 
 import (
 	"context"
+	"errors"
+	"iter"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
@@ -83,44 +86,94 @@ func TestAnOpenBreakerIsNotAsked(t *testing.T) {
 	c.SetView(v)
 	ns, hashes := chainOf(v.Generation, 7, 3)
 	asked := sick.leads.Load()
-	f := c.FetchHot(v, ns, hashes, 0)
-	b := f.Back()
-	b.Ask()
-	if !b.Answered(t.Context(), 0) || b.End() != 0 {
-		t.Error("an answer was waited for")
-	}
-	f.Close()
-	if f.Miss() != tiered.MissBreaker || sick.leads.Load() != asked || c.Stats().MissBlocks["breaker"] != 3 {
-		t.Errorf("miss %v, %d questions, %v", f.Miss(), sick.leads.Load()-asked, c.Stats().MissBlocks)
+	s := newSequence(t, testLayout, 0, nil)
+	out, err := c.Bring(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes}, s)
+	if err != nil || out.Miss != tiered.MissBreaker || out.Degraded == 0 || sick.leads.Load() != asked || c.Stats().MissBlocks["breaker"] != 3 {
+		t.Errorf("%+v, %v, %d questions, %v", out, err, sick.leads.Load()-asked, c.Stats().MissBlocks)
 	}
 }
 
-// From the back: blocks come in reverse, those that are given up do not come, and all are given back.
-func TestBackHandsOutTheEndOfAChain(t *testing.T) {
-	v := shared(generation(1, 1))
-	c := newCache(t, filled(t, v, 7, 6), nil)
-	c.SetView(v)
-	ns, hashes := chainOf(v.Generation, 7, 8)
-	f := c.FetchHot(v, ns, hashes, 0)
-	b := f.Back()
-	b.Ask()
-	if !b.Answered(t.Context(), time.Minute) || b.End() != 6 {
-		t.Fatalf("%d blocks found, want 6", b.End())
-	}
-	b.Begin(tiered.Plan{Choice: tiered.ChooseMeasure})
-	b.Until(2)
-	for want := 5; want >= 2; want-- {
-		if !b.Next(t.Context(), time.Minute) || b.Low() != want {
-			t.Fatalf("block %d, want %d", b.Low(), want)
+// measured is a cache whose remote tier is known to be so fast, as far as it can tell.
+func prefillOf(perToken time.Duration) *gate.PrefillMeter {
+	m := new(gate.PrefillMeter)
+	m.Observe(0, 1<<16, perToken<<16)
+	return m
+}
+
+// Where loading takes about as long as computing, both are done at once, until they meet: what was given up is not fetched, and no token is
+// both computed and fetched.
+func TestTheTwoEndsMeet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := shared(generation(1, 1))
+		const blocks, perToken = 12, time.Millisecond
+		remote := &timed{Store: filled(t, v, 7, blocks), perBlock: time.Duration(testLayout.BlockTokens) * perToken}
+		c := newCache(t, remote, func(o *tiered.Options) { o.HotBytes = 1 << 20 }) // nothing stays hot
+		c.SetView(v)
+		ns, hashes := chainOf(v.Generation, 7, blocks+2)
+		for round := range 3 {
+			s := newSequence(t, testLayout, 0, stamped(t, v.Generation, hashes))
+			s.delay = func(tokens int) { time.Sleep(time.Duration(tokens) * perToken) }
+			start := time.Now()
+			out, err := c.Bring(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes, Prefill: prefillOf(perToken)}, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			consistent(t, out, s, len(hashes))
+			took, all := time.Since(start), blocks*time.Duration(testLayout.BlockTokens)*perToken
+			if got := out.Remote + out.Computed; got != blocks*testLayout.BlockTokens {
+				t.Errorf("round %d: %+v, want %d tokens", round, out, blocks*testLayout.BlockTokens)
+			}
+			if round > 0 && (out.Computed == 0 || out.Remote == 0 || took > all*3/4) { // the first measures
+				t.Errorf("round %d took %v of the %v of either way: %+v", round, took, all, out)
+			}
 		}
-		checkStamp(t, b.Part(1), v.Generation, hashes[want], 1)
+		flush(t, c)
+	})
+}
+
+// timed is a store from which a block takes its time.
+type timed struct {
+	store.Store
+	perBlock time.Duration
+}
+
+func (s *timed) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2[int, error] {
+	return func(yield func(int, error) bool) {
+		for n, err := range s.Store.Get(ctx, keys, bufs) {
+			time.Sleep(s.perBlock / time.Duration(testLayout.PartCount()))
+			if !yield(n, err) {
+				return
+			}
+		}
 	}
-	if b.Next(t.Context(), time.Minute) || !b.Over() || !b.Take() {
-		t.Error("more came than was wanted")
+}
+
+// A request whose client has gone ends at once, wherever it is, and does not look again and again.
+func TestACancelledRequestEnds(t *testing.T) {
+	for _, mode := range []gate.Mode{gate.Always, gate.Auto} {
+		t.Run(mode.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := shared(generation(1, 1))
+				remote := &gated{Store: filled(t, v, 7, 6), enter: make(chan struct{}, 9), pass: make(chan struct{})}
+				c := newCache(t, remote, nil)
+				c.SetView(v)
+				ns, hashes := chainOf(v.Generation, 7, 6)
+				ctx, cancel := context.WithCancel(t.Context())
+				s := newSequence(t, testLayout, 0, stamped(t, v.Generation, hashes))
+				calls := 0
+				s.before = func(string, int) { calls++ }
+				start, done := time.Now(), make(chan error)
+				go func() {
+					_, err := c.Bring(ctx, tiered.Lookup{View: v, Namespace: ns, Chain: hashes, Mode: mode}, s)
+					done <- err
+				}()
+				<-remote.enter
+				cancel()
+				if err := <-done; !errors.Is(err, context.Canceled) || time.Since(start) != 0 || calls > 1 {
+					t.Errorf("ended with %v after %v and %d calls", err, time.Since(start), calls)
+				}
+				close(remote.pass)
+			})
+		})
 	}
-	f.Close()
-	if s := c.Stats(); f.Blocks(tiered.Remote) != 4 || s.MissBlocks["gate"] != 2 || s.MissBlocks["cold"] != 2 || s.LookupBlocks != 8 {
-		t.Errorf("%d blocks used; %+v", f.Blocks(tiered.Remote), s)
-	}
-	flush(t, c)
 }

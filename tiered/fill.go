@@ -4,10 +4,9 @@ import (
 	"sync"
 
 	"github.com/kvtier/kvtier/block"
-	"github.com/kvtier/kvtier/internal/mutation"
 )
 
-// fill is one block on its way from the remote tier. The first request that misses it leads, all others wait for the same one.
+// fill is one block on its way from the remote tier. The first request that misses it has it fetched, all others wait for the same one.
 //
 //	joined (waiters ≥ 1) → finished with a block → last waiter leaves: block released
 //	joined               → finished with a reason
@@ -16,13 +15,14 @@ import (
 // The key holds the generation: a request that began after a change never waits for a fill that began before it.
 type fill struct {
 	key     flightKey
-	depth   int
-	ns      block.Digest
-	cut     block.Cut
+	scope   scope
+	depth   int           // blocks before it in its chain
+	parent  block.Hash    // the last of them
 	done    chan struct{} // closed once block or reason is set
 	block   *entry        // with one reference for all waiters together
 	reason  Reason
-	waiters int // guarded by flights.mu
+	waiters int  // guarded by flights.mu
+	passing bool // all of them leave the hot tier as it is; guarded by flights.mu
 }
 
 type flightKey struct {
@@ -32,7 +32,7 @@ type flightKey struct {
 
 // shared is under what a fill is found by those who join it.
 func (k flightKey) shared() flightKey {
-	if mutation.Is(mutation.FlightWithoutGen) {
+	if sharedFlights() {
 		k.gen = Generation{}
 	}
 	return k
@@ -43,29 +43,33 @@ type flights struct {
 	m  map[flightKey]*fill
 }
 
-// join appends to all a fill for each of hashes, and returns those among them that the caller has to lead. depth is that of the first; step,
-// 1 or -1, is from one to the next. It stops early when the bytes allowed to be under way are used up: waiting for them could wait for a
-// request that waits for us.
-func (c *Cache) join(all []*fill, g Generation, ns block.Digest, cut block.Cut, hashes []block.Hash, depth, step int) (joined, mine []*fill) {
+// join appends to r's fills one for each of the next n blocks, and returns those among them that the caller has to fetch. It stops early when
+// the bytes allowed to be under way are used up: waiting for them could wait for a request that waits for us.
+func (c *Cache) join(r *reading, n int) (mine []*fill) {
 	c.flights.mu.Lock()
 	defer c.flights.mu.Unlock()
 	size := int64(c.slabs.bytes)
-	for i, h := range hashes {
-		key := flightKey{g, h}
+	for range n {
+		i := r.block(len(r.fills))
+		key := flightKey{r.scope.gen, r.chain[i]}
 		f, ok := c.flights.m[key.shared()]
 		if !ok {
 			if c.stats.filling.Load()+size > c.opts.FillBytes {
-				return all, mine
+				return mine
 			}
 			c.stats.filling.Add(size)
-			f = &fill{key: key, depth: depth + i*step, ns: ns, cut: cut, done: make(chan struct{})}
+			f = &fill{key: key, scope: r.scope, depth: i, done: make(chan struct{}), passing: true}
+			if i > 0 {
+				f.parent = r.chain[i-1]
+			}
 			c.flights.m[key.shared()] = f
 			mine = append(mine, f)
 		}
 		f.waiters++
-		all = append(all, f)
+		f.passing = f.passing && r.passing
+		r.fills = append(r.fills, f)
 	}
-	return all, mine
+	return mine
 }
 
 // finish publishes the end of f. e is nil for a miss; else finish takes over one reference.
@@ -79,6 +83,13 @@ func (c *Cache) finish(f *fill, e *entry, why Reason) {
 	if e == nil || idle {
 		c.retire(f)
 	}
+}
+
+// hotFill reports whether f's block is to become hot.
+func (c *Cache) hotFill(f *fill) bool {
+	c.flights.mu.Lock()
+	defer c.flights.mu.Unlock()
+	return !f.passing
 }
 
 // leave ends the caller's interest in f. The block must not be touched afterwards.

@@ -49,18 +49,18 @@ type View struct {
 
 // at resolves the lease.
 func (v View) at(now time.Time) View {
-	if !v.Until.IsZero() && !now.Before(v.Until) && !mutation.Is(mutation.IgnoreLease) {
+	if !v.Until.IsZero() && !now.Before(v.Until) && !ignoreLease() {
 		v.Access, v.Until = min(v.Access, v.Then), time.Time{}
 	}
 	return v
 }
 
-// differs says why K/V of g and of a tenant behind cut is not that of v; MissNone if it is.
-func differs(v View, g Generation, ns block.Digest, cut block.Cut) Reason {
+// differs says why K/V of sc is not that of v; MissNone if it is.
+func (sc *scope) differs(v View) Reason {
 	switch {
-	case v.Generation != g:
+	case v.Generation != sc.gen:
 		return MissEpoch
-	case v.Cuts[ns] != cut:
+	case v.Cuts[sc.ns] != sc.cut:
 		return MissTenant
 	}
 	return MissNone
@@ -102,18 +102,18 @@ func (c *Cache) View() View {
 	return v.at(c.now())
 }
 
-// allows reports whether K/V of g and of a tenant behind cut may be used now, with access a.
-func (c *Cache) allows(g *Generation, ns block.Digest, cut block.Cut, a Access) bool {
+// allows reports whether K/V of sc may be used now, with access a.
+func (c *Cache) allows(sc *scope, a Access) bool {
 	v := c.view.Load()
-	if v == nil || v.Access < a || v.Generation != *g || v.Cuts[ns] != cut {
+	if v == nil || v.Access < a || v.Generation != sc.gen || v.Cuts[sc.ns] != sc.cut {
 		return false
 	}
 	return v.Until.IsZero() || v.at(c.now()).Access >= a
 }
 
 // lost says why allows has said no.
-func (c *Cache) lost(g *Generation, ns block.Digest, cut block.Cut) Reason {
-	if why := differs(c.View(), *g, ns, cut); why != MissNone {
+func (c *Cache) lost(sc *scope) Reason {
+	if why := sc.differs(c.View()); why != MissNone {
 		return why
 	}
 	return MissUnshared

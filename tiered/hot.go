@@ -8,7 +8,6 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/kvtier/kvtier/block"
-	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // hot is the tier in the process: the least recently used blocks leave when the bytes exceed the bound. simplelru keeps the order; the
@@ -55,9 +54,9 @@ func (h *hot) stamp(e *entry) {
 	e.seq = h.mu.seq
 }
 
-// run appends to dst the longest run of hot blocks at the front of hashes, each with a reference for the caller. If one of them is not among
-// the youngest, it touches all of them, from the last to the first, so that within a chain the leaves leave before the root.
-func (h *hot) run(dst []*entry, g *Generation, hashes []block.Hash) []*entry {
+// run appends to dst the longest run of hot blocks at the front of hashes, each with a reference for the caller. If they are used and one of them is not
+// among the youngest, it touches all of them, from the last to the first, so that within a chain the leaves leave before the root.
+func (h *hot) run(dst []*entry, g *Generation, hashes []block.Hash, use bool) []*entry {
 	h.mu.RLock()
 	if h.mu.gen != *g {
 		h.mu.RUnlock()
@@ -75,7 +74,7 @@ func (h *hot) run(dst []*entry, g *Generation, hashes []block.Hash) []*entry {
 		old = old || e.seq < young
 	}
 	h.mu.RUnlock()
-	if old {
+	if use && old {
 		h.touch(dst[first:])
 	}
 	return dst
@@ -129,7 +128,7 @@ func (h *hot) ancestors(e *entry, want func(*entry) bool) (chain []*entry) {
 func (h *hot) insert(e *entry) (victims []*entry, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.mu.gen != e.gen && !mutation.Is(mutation.LateInsert) || h.mu.cuts[e.ns] != e.cut || h.mu.lru.Contains(e.hash) || e.cost() > h.max {
+	if h.mu.gen != e.gen && !lateInsert() || h.mu.cuts[e.ns] != e.cut || h.mu.lru.Contains(e.hash) || e.cost() > h.max {
 		return nil, false
 	}
 	h.mu.lru.Add(e.hash, e.retain())
@@ -181,7 +180,7 @@ func (h *hot) shares() map[block.Digest]int64 {
 // drop empties the tier and dedicates it to generation g and to what is computed behind cuts. It returns how many blocks were dropped.
 func (h *hot) drop(g Generation, cuts map[block.Digest]block.Cut) int {
 	h.mu.Lock()
-	if mutation.Is(mutation.KeepHot) {
+	if keepHot() {
 		h.mu.gen = g
 		h.mu.Unlock()
 		return 0

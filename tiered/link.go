@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/codec"
+	"github.com/kvtier/kvtier/internal/ewma"
 	"github.com/kvtier/kvtier/store"
 )
 
@@ -18,9 +19,9 @@ import (
 //
 // But for the counters it belongs to the spill loop.
 type link struct {
-	bandwidth average // bytes per second of stored values
-	ratio     average // length of a frame, encoded over raw
-	encoding  average // raw bytes per second
+	bandwidth ewma.Average // bytes per second of stored values
+	ratio     ewma.Average // length of a frame, encoded over raw
+	encoding  ewma.Average // raw bytes per second
 	scratch   codec.Scratch
 	buffers   [][]byte
 
@@ -35,31 +36,13 @@ const (
 	decodeShare = 0.75
 )
 
-// average is an exponentially weighted moving average: each sample counts a quarter.
-type average float64
-
-func (a *average) add(sample float64) {
-	if *a == 0 {
-		*a = average(sample)
-		return
-	}
-	*a += average((sample - float64(*a)) / 4)
-}
-
-func (a average) or(assumed float64) float64 {
-	if a == 0 {
-		return assumed
-	}
-	return float64(a)
-}
-
 // pays evaluates the rule.
 func (l *link) pays() bool {
 	if l.bandwidth == 0 {
 		return false
 	}
-	saved := 2 * (1 - l.ratio.or(assumedRatio)) / float64(l.bandwidth)
-	return saved > (1+decodeShare)/l.encoding.or(assumedSpeed)
+	saved := 2 * (1 - l.ratio.Or(assumedRatio)) / float64(l.bandwidth)
+	return saved > (1+decodeShare)/l.encoding.Or(assumedSpeed)
 }
 
 // items is what a batch stores: its frames, or what they are encoded into. The buffers are used again for the next batch.
@@ -87,8 +70,8 @@ func (l *link) items(f *codec.Format, e codec.Encoding, batch []*spillItem) []st
 		}
 	}
 	if raw > 0 {
-		l.ratio.add(float64(encoded) / float64(raw))
-		l.encoding.add(float64(raw) / max(time.Since(start).Seconds(), 1e-9))
+		l.ratio.Add(float64(encoded) / float64(raw))
+		l.encoding.Add(float64(raw) / max(time.Since(start).Seconds(), 1e-9))
 	}
 	return items
 }
@@ -99,6 +82,6 @@ func (l *link) stored(items []store.Item, d time.Duration) {
 	for _, it := range items {
 		sum += len(it.Value)
 	}
-	l.bandwidth.add(float64(sum) / max(d.Seconds(), 1e-9))
+	l.bandwidth.Add(float64(sum) / max(d.Seconds(), 1e-9))
 	l.storedBytes.Add(int64(sum))
 }

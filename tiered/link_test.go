@@ -63,20 +63,19 @@ func TestEncodingIsUsedWhereItPays(t *testing.T) {
 			}
 			b := newCache(t, remote, nil)
 			b.SetView(v)
-			f := b.Fetch(t.Context(), v, ns, hashes)
-			defer f.Close()
-			n := 0
-			for ; f.Next(t.Context()); n++ {
+			pin := b.Load(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes})
+			defer pin.Release()
+			for i := range pin.Blocks() {
 				for p := range testLayout.PartCount() {
-					want := make([]byte, len(f.Part(p)))
+					want := make([]byte, len(pin.Part(i, p)))
 					_ = write(testLayout.Part(p), want)
-					if string(want) != string(f.Part(p)) {
-						t.Fatalf("block %d part %d differs", n, p)
+					if string(want) != string(pin.Part(i, p)) {
+						t.Fatalf("block %d part %d differs", i, p)
 					}
 				}
 			}
-			if n != len(hashes) {
-				t.Errorf("%d of %d blocks, miss %v", n, len(hashes), f.Miss())
+			if pin.Blocks() != len(hashes) {
+				t.Errorf("%d of %d blocks, miss %v", pin.Blocks(), len(hashes), pin.Miss())
 			}
 		})
 	}

@@ -11,16 +11,17 @@ import (
 // write its payload, unless the block is hot already or v is not current any more; then Put does nothing. The generation that the
 // block is labelled with is v's, captured when the request began, never the one current at some later moment.
 func (c *Cache) Put(v View, ns block.Digest, chain []block.Hash, export func(p block.Part, dst []byte) error) error {
-	cut, depth := v.Cuts[ns], len(chain)-1
+	sc, depth := scope{v.Generation, ns, v.Cuts[ns]}, len(chain)-1
 	hash := chain[depth]
-	if c.closed.Load() || !c.allows(&v.Generation, ns, cut, AccessHot) || c.hot.contains(v.Generation, hash) {
+	if c.closed.Load() || !c.allows(&sc, AccessHot) || c.hot.contains(v.Generation, hash) {
 		return nil
 	}
-	e := c.slabs.get(v.Generation, ns, cut, hash, depth)
-	defer e.release()
+	var parent block.Hash
 	if depth > 0 {
-		e.parent = chain[depth-1]
+		parent = chain[depth-1]
 	}
+	e := c.slabs.get(sc, hash, parent, depth)
+	defer e.release()
 	l := c.format.Layout()
 	for i := range e.frames {
 		p := l.Part(i)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
 )
@@ -15,7 +16,8 @@ type stepped struct {
 	*tiered.Cache
 	now    time.Time
 	tasks  []func()
-	onWait func()
+	onAsk  func() // while a request waits, before what is in the background runs
+	onWait func() // after it
 }
 
 func newStepped(t *testing.T, remote *memstore.Store) *stepped {
@@ -25,6 +27,9 @@ func newStepped(t *testing.T, remote *memstore.Store) *stepped {
 			Now: func() time.Time { return s.now },
 			Go:  func(task func()) { s.tasks = append(s.tasks, task) },
 			Wait: func(done <-chan struct{}) bool {
+				if s.onAsk != nil {
+					s.onAsk()
+				}
 				s.run()
 				if s.onWait != nil {
 					s.onWait()
@@ -75,21 +80,15 @@ func TestRacePausedBetweenLeaseCheckAndUse(t *testing.T) {
 	c.SetView(v)
 	put(t, c.Cache, v, 7, 2)
 	ns, hashes := chainOf(v.Generation, 7, 2)
-	f := c.Fetch(t.Context(), v, ns, hashes)
-	defer f.Close()
-	if !f.Next(t.Context()) || !f.Current() {
-		t.Fatal("no hit under a lease")
+	s := newSequence(t, testLayout, 0, stamped(t, v.Generation, hashes))
+	s.before = func(call string, i int) {
+		if call == "place" && i == 1 {
+			c.now = v.Until // SIGSTOP … SIGCONT
+		}
 	}
-	c.now = c.now.Add(5 * time.Second) // SIGSTOP … SIGCONT
-	if f.Current() {
-		t.Error("the block may still be used after the lease")
-	}
-	f.Lose()
-	if f.Next(t.Context()) {
-		t.Error("another block follows")
-	}
-	if f.Blocks(tiered.Hot) != 0 || f.Miss() != tiered.MissUnshared {
-		t.Errorf("%d hot blocks, miss %v; want none, unshared", f.Blocks(tiered.Hot), f.Miss())
+	out, err := c.Bring(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes}, s)
+	if err != nil || out.Hot != 0 || s.have != 0 || out.Miss != tiered.MissUnshared {
+		t.Errorf("%+v, %v; want nothing, unshared", out, err)
 	}
 }
 
@@ -132,9 +131,8 @@ func TestRaceBlockHeldAcrossSwapAndEviction(t *testing.T) {
 	c.SetView(v)
 	put(t, c, v, 7, 1)
 	ns, hashes := chainOf(v.Generation, 7, 1)
-	f := c.Fetch(t.Context(), v, ns, hashes)
-	defer f.Close()
-	if !f.Next(t.Context()) {
+	pin := c.Load(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes})
+	if pin.Blocks() != 1 {
 		t.Fatal("no hit")
 	}
 	next := shared(generation(2, 1))
@@ -143,9 +141,9 @@ func TestRaceBlockHeldAcrossSwapAndEviction(t *testing.T) {
 		put(t, c, next, 100+seed, 1)
 	}
 	for p := range testLayout.PartCount() {
-		checkStamp(t, f.Part(p), v.Generation, hashes[0], p)
+		checkStamp(t, pin.Part(0, p), v.Generation, hashes[0], p)
 	}
-	if f.Current() {
+	if pin.Release() {
 		t.Error("a block of weights that are gone may still be used")
 	}
 }
@@ -160,15 +158,18 @@ func TestRaceFailedReadPublishesNothing(t *testing.T) {
 	put(t, a.Cache, v, 7, 1)
 	a.run()
 	ns, hashes := chainOf(v.Generation, 7, 1)
-	f := b.Fetch(t.Context(), v, ns, hashes)
-	defer f.Close()
-	joined := b.Fetch(t.Context(), v, ns, hashes)
-	defer joined.Close()
 	second := block.Key(v.Identity.Variant(), v.Epoch, hashes[0], 1)
-	if n, err := remote.Delete(context.Background(), []string{second}); n != 1 || err != nil {
-		t.Fatal(n, err)
+	b.onAsk = func() { // before its fill runs, another request joins it, and the second half of the block is gone
+		b.onAsk = nil
+		if n, err := remote.Delete(context.Background(), []string{second}); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		joined := b.Load(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes, Mode: gate.Always})
+		if joined.Blocks() != 0 {
+			t.Error("half a block was served to who joined")
+		}
 	}
-	if f.Next(t.Context()) || joined.Next(t.Context()) {
+	if p := b.Load(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes, Mode: gate.Always}); p.Blocks() != 0 {
 		t.Error("half a block was served")
 	}
 	if s := b.Stats(); s.HotBlocks != 0 {
@@ -186,16 +187,17 @@ func TestRaceLateFillAndLateWarmUp(t *testing.T) {
 	a.run()
 	b.SetView(old)
 	ns, hashes := chainOf(old.Generation, 7, 2)
-	f := b.Fetch(t.Context(), old, ns, hashes) // its fill has not run yet
-	defer f.Close()
-	b.SetView(next)
-	put(t, b.Cache, old, 7, 2) // the warm-up of before
-	expect(t, b.Cache, next, 7, 2, 0, 0, tiered.MissCold)
+	b.onAsk = func() { // its fill has not run yet
+		b.onAsk = nil
+		b.SetView(next)
+		put(t, b.Cache, old, 7, 2) // the warm-up of before
+		expect(t, b.Cache, next, 7, 2, 0, 0, tiered.MissCold)
+	}
+	if out := bring(t, b.Cache, old, ns, hashes, testLayout); out.Remote != 0 || out.Miss != tiered.MissEpoch {
+		t.Errorf("the request of before goes on with what was purged: %+v", out)
+	}
 	b.run()
 	expect(t, b.Cache, next, 7, 2, 0, 0, tiered.MissCold)
-	if f.Next(t.Context()) {
-		t.Error("the request of before goes on with what was purged")
-	}
 }
 
 // Race 1: queued under W1, dequeued after the swap to W2. Nothing is stored under either name.

@@ -30,14 +30,14 @@ const (
 	MissFault                    // the remote tier failed
 	MissBudget                   // as many bytes as allowed are being fetched already
 	MissGate                     // computing was estimated to be faster than loading
-	reasons
+	Reasons                      // how many there are
 )
 
-var reasonNames = [reasons]string{"none", "cold", "evicted", "expired", "incomplete", "unshared", "epoch", "tenant", "corrupt", "oversize", "variant",
+var reasonNames = [Reasons]string{"none", "cold", "evicted", "expired", "incomplete", "unshared", "epoch", "tenant", "corrupt", "oversize", "variant",
 	"version", "deadline", "breaker", "fault", "budget", "gate"}
 
 func (r Reason) String() string {
-	if r < reasons {
+	if r < Reasons {
 		return reasonNames[r]
 	}
 	return "unknown"

@@ -48,10 +48,10 @@ func newSlabs(f *codec.Format, keepBytes int64) *slabs {
 }
 
 // get returns a block with one reference and a buffer per part, each as long as a fetch needs.
-func (s *slabs) get(g Generation, ns block.Digest, cut block.Cut, h block.Hash, depth int) *entry {
+func (s *slabs) get(sc scope, h, parent block.Hash, depth int) *entry {
 	n := len(s.room)
 	views := make([][]byte, 2*n)
-	e := &entry{gen: g, ns: ns, cut: cut, hash: h, depth: depth, slabs: s, frames: views[:n:n], places: views[n:], slab: s.take()}
+	e := &entry{scope: sc, hash: h, parent: parent, depth: depth, slabs: s, frames: views[:n:n], places: views[n:], slab: s.take()}
 	e.refs.Store(1)
 	rest := e.slab
 	for i, n := range s.room {

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/store/storetest"
@@ -46,13 +47,8 @@ func (f family) chain(prompt string) []block.Hash {
 func (f family) request(t testing.TB, c *tiered.Cache, prompt string) int {
 	t.Helper()
 	hashes := f.chain(prompt)
-	walk := c.Fetch(context.Background(), smallView, f.c.Namespace(), hashes)
-	n := 0
-	for walk.Next(context.Background()) {
-		checkStamp(t, walk.Part(0), smallView.Generation, hashes[n], 0)
-		n++
-	}
-	walk.Close()
+	out := bring(t, c, smallView, f.c.Namespace(), hashes, smallLayout)
+	n := (out.Hot + out.Remote) / smallLayout.BlockTokens
 	for i := n; i < len(hashes); i++ {
 		if err := c.Put(smallView, f.c.Namespace(), hashes[:i+1], func(p block.Part, dst []byte) error {
 			stamp(dst, smallView.Generation, hashes[i], p.Index)
@@ -245,25 +241,7 @@ func TestWhatTheTierLostIsStoredAgain(t *testing.T) {
 // An engine that still holds the front of a prompt asks for what follows only. Those blocks are as deep in their chain as any: a full queue
 // gives them up first, and they are not stored while what is before them is not there.
 func TestBlocksBehindWhatTheEngineHoldsAreNoRoots(t *testing.T) {
-	for name, walk := range map[string]func(*tiered.Cache, block.Digest, []block.Hash) *tiered.Fetch{
-		"from the front": func(c *tiered.Cache, ns block.Digest, chain []block.Hash) *tiered.Fetch {
-			f := c.FetchFrom(t.Context(), smallView, ns, chain, 2)
-			for f.Next(t.Context()) {
-			}
-			return f
-		},
-		"from the back": func(c *tiered.Cache, ns block.Digest, chain []block.Hash) *tiered.Fetch {
-			f := c.FetchHot(smallView, ns, chain, 2)
-			b := f.Back()
-			b.Ask()
-			b.Answered(t.Context(), time.Minute)
-			b.Begin(tiered.Plan{Choice: tiered.ChooseMeasure})
-			for b.Next(t.Context(), time.Minute) {
-			}
-			b.Take()
-			return f
-		},
-	} {
+	for name, mode := range map[string]gate.Mode{"from the front": gate.Always, "from the back": gate.Auto} {
 		t.Run(name, func(t *testing.T) {
 			remote, f := newRooted(), newFamily()
 			first := newCache(t, remote, func(o *tiered.Options) { o.Layout = smallLayout })
@@ -285,9 +263,16 @@ func TestBlocksBehindWhatTheEngineHoldsAreNoRoots(t *testing.T) {
 			})
 			c.SetView(smallView)
 			chain := f.chain("abcde")
-			w := walk(c, f.c.Namespace(), chain[:4])
-			if w.Close(); w.Blocks(tiered.Remote) != 2 {
-				t.Fatalf("%d blocks fetched, want 2", w.Blocks(tiered.Remote))
+			ask := func(mode gate.Mode) tiered.Outcome {
+				s := newSequence(t, smallLayout, 2, stamped(t, smallView.Generation, chain))
+				out, err := c.Bring(t.Context(), tiered.Lookup{View: smallView, Namespace: f.c.Namespace(), Chain: chain[:4], Held: 2, Mode: mode}, s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return out
+			}
+			if out := ask(mode); out.Remote != 2*smallLayout.BlockTokens {
+				t.Fatalf("%d tokens fetched, want those of 2 blocks", out.Remote)
 			}
 			if _, err := remote.DeletePrefix(t.Context(), ""); err != nil {
 				t.Fatal(err)
@@ -296,7 +281,8 @@ func TestBlocksBehindWhatTheEngineHoldsAreNoRoots(t *testing.T) {
 				t.Fatal(err)
 			}
 			run()
-			c.FetchFrom(t.Context(), smallView, f.c.Namespace(), chain, 2).Close() // hot: c, d and e are to be stored again
+			again := c.Load(t.Context(), tiered.Lookup{View: smallView, Namespace: f.c.Namespace(), Chain: chain, Held: 2}) // hot: c, d and e are to be stored again
+			again.Release()
 			f.request(t, c, "xy")
 			run()
 			remote.know(chain)

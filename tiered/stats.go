@@ -2,7 +2,6 @@ package tiered
 
 import (
 	"sync/atomic"
-	"unsafe"
 )
 
 // Tier names where a block was found.
@@ -55,7 +54,7 @@ type Stats struct {
 
 type counters struct {
 	served      [counterShards]servedCounters
-	misses      [reasons]atomic.Int64
+	misses      [Reasons]atomic.Int64
 	evicted     atomic.Int64
 	invalidated atomic.Int64
 	filling     atomic.Int64
@@ -74,11 +73,11 @@ type servedCounters struct {
 	_       [128 - 8*(1+tiers)]byte // two lines: processors fetch them in pairs
 }
 
-// count adds what f found. Which shard it takes only has to differ between requests.
-func (c *counters) count(f *Fetch) {
-	s := &c.served[uintptr(unsafe.Pointer(f))>>8%counterShards]
-	s.lookups.Add(int64(len(f.hashes)))
-	for t, n := range f.tiers {
+// count adds what a request found. Which shard it takes only has to differ between requests.
+func (c *counters) count(shard uintptr, lookups int, hits [tiers]int) {
+	s := &c.served[shard%counterShards]
+	s.lookups.Add(int64(lookups))
+	for t, n := range hits {
 		if n > 0 {
 			s.hits[t].Add(int64(n))
 		}
@@ -103,7 +102,7 @@ func (c *Cache) Stats() Stats {
 			s.HitBlocks[t.String()] += c.stats.served[i].hits[t].Load()
 		}
 	}
-	for r := MissCold; r < reasons; r++ {
+	for r := MissCold; r < Reasons; r++ {
 		s.MissBlocks[r.String()] = c.stats.misses[r].Load()
 	}
 	for d := range drops {

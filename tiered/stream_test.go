@@ -4,6 +4,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/tiered"
 )
 
@@ -14,18 +15,16 @@ func TestLongRunsStreamWithinTheBound(t *testing.T) {
 	c := newCache(t, filled(t, v, 7, 9), func(o *tiered.Options) { o.FillBytes = limit })
 	c.SetView(v)
 	ns, hashes := chainOf(v.Generation, 7, 9)
-	f := c.Fetch(t.Context(), v, ns, hashes)
-	n := 0
-	for ; f.Next(t.Context()); n++ {
-		checkStamp(t, f.Part(1), v.Generation, hashes[n], 1)
+	s := newSequence(t, testLayout, 0, stamped(t, v.Generation, hashes))
+	s.before = func(string, int) {
 		if s := c.Stats(); s.FillingBytes > limit {
 			t.Fatalf("%d bytes being filled, bound is %d", s.FillingBytes, limit)
 		}
 	}
-	if n != 9 || f.Miss() != tiered.MissNone {
-		t.Errorf("%d of 9 blocks, miss %v", n, f.Miss())
+	out, err := c.Bring(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: hashes, Mode: gate.Always}, s)
+	if err != nil || out.Remote != 9*testLayout.BlockTokens || out.Miss != tiered.MissNone {
+		t.Errorf("%+v, %v; want 9 blocks", out, err)
 	}
-	f.Close()
 	if s := c.Stats(); s.FillingBytes != 0 || s.HitBlocks["remote"] != 9 {
 		t.Errorf("afterwards %d bytes being filled, %d hits", s.FillingBytes, s.HitBlocks["remote"])
 	}
@@ -43,22 +42,21 @@ func TestLongRunsDoNotWaitForEachOther(t *testing.T) {
 	c.SetView(v)
 	ns, first := chainOf(v.Generation, 1, 8)
 	_, second := chainOf(v.Generation, 2, 8)
-	a := c.Fetch(t.Context(), v, ns, first)
-	defer a.Close()
-	if !a.Next(t.Context()) {
-		t.Fatal("no first block")
+	a, asked := newSequence(t, testLayout, 0, stamped(t, v.Generation, first)), false
+	a.before = func(call string, i int) {
+		if call != "place" || asked {
+			return
+		}
+		asked = true // all room is a's
+		b := newSequence(t, testLayout, 0, stamped(t, v.Generation, second))
+		out, err := c.Bring(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: second, Mode: gate.Always}, b)
+		if err != nil || out.Remote != 0 || out.Miss != tiered.MissBudget {
+			t.Errorf("the second request got blocks beyond the bound: %+v, %v", out, err)
+		}
 	}
-	b := c.Fetch(t.Context(), v, ns, second) // all room is a's
-	if b.Next(t.Context()) || b.Miss() != tiered.MissBudget {
-		t.Errorf("the second request got a block beyond the bound, miss %v", b.Miss())
-	}
-	b.Close()
-	n := 1
-	for a.Next(t.Context()) {
-		n++
-	}
-	if n != 8 {
-		t.Errorf("the first request got %d of 8 blocks, miss %v", n, a.Miss())
+	out, err := c.Bring(t.Context(), tiered.Lookup{View: v, Namespace: ns, Chain: first, Mode: gate.Always}, a)
+	if err != nil || out.Remote != 8*testLayout.BlockTokens {
+		t.Errorf("the first request got %+v, %v; want 8 blocks", out, err)
 	}
 	var wg sync.WaitGroup
 	for seed := range int32(2) {

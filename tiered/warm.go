@@ -48,82 +48,16 @@ func (c *Cache) Stored(ctx context.Context, v View, ns block.Digest, hashes []bl
 }
 
 // Keys are the names under which the blocks of hashes are stored, part by part.
-func (c *Cache) Keys(v View, hashes []block.Hash) []string {
-	parts, variant := c.format.Layout().PartCount(), v.Identity.Variant()
-	keys := make([]string, 0, len(hashes)*parts)
-	for _, h := range hashes {
-		for p := range parts {
-			keys = append(keys, block.Key(variant, v.Epoch, h, p))
-		}
-	}
-	return keys
-}
+func (c *Cache) Keys(v View, hashes []block.Hash) []string { return c.keys(v.Generation, hashes) }
 
 // window is how many blocks fit warmWindow.
 func (c *Cache) window() int { return max(1, warmWindow/c.slabs.bytes) }
-
-// Load reads the blocks of hashes from the remote tier, in order, and hands each part to use, which must not keep the payload. It returns how
-// many blocks were complete; a missing or damaged one ends it without an error, as a miss.
-func (c *Cache) Load(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, use func(i int, p block.Part, payload []byte) error) (int, error) {
-	done := 0
-	for done < len(hashes) {
-		n := min(c.window(), len(hashes)-done)
-		got, err := c.loadWindow(ctx, v, ns, hashes[done:done+n], done, use)
-		done += got
-		if err != nil || got < n {
-			return done, err
-		}
-	}
-	return done, nil
-}
-
-func (c *Cache) loadWindow(ctx context.Context, v View, ns block.Digest, hashes []block.Hash, first int, use func(int, block.Part, []byte) error) (int, error) {
-	if err := c.shareable(&v, ns); err != nil {
-		return 0, err
-	}
-	l := c.format.Layout()
-	parts := l.PartCount()
-	entries := c.blank(v, ns, hashes, first)
-	defer releaseAll(entries)
-	bufs := make([][]byte, 0, len(hashes)*parts)
-	for _, e := range entries {
-		bufs = append(bufs, e.frames...)
-	}
-	scratch := c.scratches.Get().(*codec.Scratch)
-	defer c.scratches.Put(scratch)
-	got := 0
-	for n, err := range c.remote.Get(ctx, c.Keys(v, hashes), bufs) {
-		i, p := got/parts, got%parts
-		if err != nil {
-			return i, ignoreMiss(err)
-		}
-		_, payload, err := c.format.OpenAny(bufs[got], n, entries[i].header(p), scratch)
-		if err != nil {
-			return i, nil // damaged: computed and written again by who asked
-		}
-		if err := c.shareable(&v, ns); err != nil {
-			return i, err
-		}
-		if err := use(first+i, l.Part(p), payload); err != nil {
-			return i, err
-		}
-		got++
-	}
-	return got / parts, nil
-}
-
-func ignoreMiss(err error) error {
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrTooLarge) {
-		return nil
-	}
-	return fmt.Errorf("tiered: load: %w", err)
-}
 
 // blank returns empty blocks of a chain, of which the first is the depth-th.
 func (c *Cache) blank(v View, ns block.Digest, hashes []block.Hash, depth int) []*entry {
 	entries := make([]*entry, len(hashes))
 	for i, h := range hashes {
-		entries[i] = c.slabs.get(v.Generation, ns, v.Cuts[ns], h, depth+i)
+		entries[i] = c.slabs.get(scope{v.Generation, ns, v.Cuts[ns]}, h, block.Hash{}, depth+i) // not made hot: nobody asks for its parent
 	}
 	return entries
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/models"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/memstore"
@@ -40,7 +41,7 @@ func serveWorker(t *testing.T, remote store.Store) *Remote {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := worker.NewReplica(worker.Options{Engine: e, Cache: c, Gate: tiered.GateAlways})
+	r, err := worker.NewReplica(worker.Options{Engine: e, Cache: c, Gate: gate.Always})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/internal/httpapi"
 	"github.com/kvtier/kvtier/tiered"
 )
@@ -72,20 +73,20 @@ func (r *Replica) Explain(ctx context.Context, req Request) (Explanation, error)
 	hashes := chain.AppendHashes(nil, tokens)[:block.Reusable(len(tokens), l.BlockTokens)]
 	found, hot, remote := c.Explain(ctx, view, chain.Namespace(), hashes)
 
-	work := tiered.Work{At: hot * l.BlockTokens, End: (hot + remote) * l.BlockTokens, Block: l.BlockTokens, TokenBytes: float64(l.TokenBytes())}
+	work := gate.Work{At: hot * l.BlockTokens, End: (hot + remote) * l.BlockTokens, Block: l.BlockTokens, TokenBytes: float64(l.TokenBytes())}
 	all := work
 	all.End = len(hashes) * l.BlockTokens
 	path, prefill := c.Path(), r.prefill[req.Priority].Estimate()
-	plan := tiered.Decide(path, prefill, work)
-	asks, _ := tiered.Ask(path, prefill, all, c.ProbeTimeout())
+	plan := gate.Decide(path, prefill, work)
+	asks, _ := gate.Ask(path, prefill, all, c.ProbeTimeout())
 	switch r.opts.Gate {
-	case tiered.GateAlways:
-		plan.Choice, plan.Meet, asks = tiered.ChooseLoad, work.At, true
-	case tiered.GateNever:
-		plan.Choice, plan.Meet, asks = tiered.ChooseCompute, work.End, false
+	case gate.Always:
+		plan.Choice, plan.Meet, asks = gate.Load, work.At, true
+	case gate.Never:
+		plan.Choice, plan.Meet, asks = gate.Compute, work.End, false
 	}
 	if !asks {
-		plan.Choice, plan.Meet = tiered.ChooseCompute, work.End
+		plan.Choice, plan.Meet = gate.Compute, work.End
 	}
 	x := Explanation{
 		Label: label, Variant: e.Identity().Variant().String(), Epoch: uint64(view.Epoch), Access: view.Access.String(), Tokens: len(tokens),

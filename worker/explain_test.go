@@ -1,10 +1,10 @@
 package worker_test
 
 import (
+	"github.com/kvtier/kvtier/gate"
 	"testing"
 	"testing/synctest"
 
-	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
 )
 
@@ -76,7 +76,7 @@ func TestExplainForetellsTheRequest(t *testing.T) {
 }
 
 func TestExplainRefusesWhatARequestWouldNotBe(t *testing.T) {
-	w := gated(t, nil, &paced{}, tiered.GateAuto)
+	w := gated(t, nil, &paced{}, gate.Auto)
 	if _, err := w.Explain(t.Context(), worker.Request{}); err == nil {
 		t.Error("an empty prompt was explained")
 	}

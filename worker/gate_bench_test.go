@@ -9,11 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/internal/testredis"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/store/redisstore"
-	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
 )
 
@@ -123,8 +123,8 @@ func BenchmarkGate(b *testing.B) {
 	ttft := func(b *testing.B, r *worker.Replica, tokens []int32, noCache bool) time.Duration {
 		return complete(b, r, worker.Request{Tokens: tokens, MaxTokens: 1, NoCache: noCache}).TTFT
 	}
-	auto := func(o *worker.Options) { o.Gate = tiered.GateAuto }
-	always := func(o *worker.Options) { o.Gate = tiered.GateAlways }
+	auto := func(o *worker.Options) { o.Gate = gate.Auto }
+	always := func(o *worker.Options) { o.Gate = gate.Always }
 
 	reuse := func(b *testing.B, remote store.Store) {
 		writer, reader := newReplica(b, v2, remote, auto), newReplica(b, v2, remote, auto)

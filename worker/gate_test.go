@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
@@ -22,7 +23,7 @@ import (
 // paced is an engine that takes a given time for each token, and whose K/V is a digest of all tokens so far: a block in the wrong place, or of
 // another prompt, is noticed where it begins to count.
 type paced struct {
-	prefill tiered.Prefill
+	prefill gate.Prefill
 }
 
 var pacedLayout = block.Layout{DType: block.F16, Order: block.OrderLKTHD, Layers: 1, KVHeads: 1, HeadDim: 256, BlockTokens: 16,
@@ -114,7 +115,7 @@ func (s *pacedSequence) Export(pos int, _ block.Part, dst []byte) error {
 func (s *pacedSequence) Close() error { return nil }
 
 // gated is a worker with a paced engine.
-func gated(t testing.TB, remote store.Store, e *paced, gate tiered.Gate) *worker.Replica {
+func gated(t testing.TB, remote store.Store, e *paced, gate gate.Mode) *worker.Replica {
 	t.Helper()
 	c, err := tiered.New(tiered.Options{Layout: pacedLayout, Remote: remote})
 	if err != nil {
@@ -159,8 +160,8 @@ const gatedPrompt, gatedBlocks = 1505, 94
 
 func newGateWorld(t *testing.T) *gateWorld {
 	mem := memstore.New(memstore.Options{})
-	w := &gateWorld{t: t, e: &paced{prefill: tiered.Prefill{Token: 100e-6, Position: 30e-9}}, link: &slow{Store: mem}}
-	w.writer, w.reader, w.always = gated(t, mem, w.e, tiered.GateAuto), gated(t, w.link, w.e, tiered.GateAuto), gated(t, w.link, w.e, tiered.GateAlways)
+	w := &gateWorld{t: t, e: &paced{prefill: gate.Prefill{Token: 100e-6, Position: 30e-9}}, link: &slow{Store: mem}}
+	w.writer, w.reader, w.always = gated(t, mem, w.e, gate.Auto), gated(t, w.link, w.e, gate.Auto), gated(t, w.link, w.e, gate.Always)
 	w.cold = w.e.prefill.Seconds(0, gatedPrompt)
 	return w
 }
@@ -321,7 +322,7 @@ func TestWhatArrivedEarlyIsNotUsedLate(t *testing.T) {
 func TestGateNeverReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newGateWorld(t)
-		r := gated(t, w.link, w.e, tiered.GateNever)
+		r := gated(t, w.link, w.e, gate.Never)
 		tokens := w.stored()
 		if _, res := w.ask(r, tokens); res.RemoteTokens != 0 || res.Miss != tiered.MissGate {
 			t.Errorf("%d tokens from the remote tier, miss %v", res.RemoteTokens, res.Miss)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/internal/mutation"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker/engine"
@@ -45,7 +46,7 @@ type Options struct {
 	// Secret keys the chain hashes; workers that share entries share it. Empty means block.DefaultSecret.
 	Secret []byte
 	// Gate says whether blocks that only the remote tier has are loaded; the zero value decides by measurements.
-	Gate tiered.Gate
+	Gate gate.Mode
 	// MaxSequences bounds the sequences of Serving requests that run at once; more wait for their turn. Default 4. Background requests have half as
 	// many places of their own, at least one.
 	MaxSequences int
@@ -82,8 +83,8 @@ type Replica struct {
 		closed     bool
 		offered    []Checkpoint // beside those that Follow was given
 	}
-	swaps   sync.Mutex             // one swap at a time
-	prefill [2]tiered.PrefillMeter // by priority, since Background work waits in between; of engines of one shape: a swap changes no speed
+	swaps   sync.Mutex           // one swap at a time
+	prefill [2]gate.PrefillMeter // by priority, since Background work waits in between; of engines of one shape: a swap changes no speed
 }
 
 // wholeLatch is more than there can be requests.

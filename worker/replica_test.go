@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/models"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/memstore"
@@ -51,7 +52,7 @@ const (
 func newReplica(t testing.TB, name string, remote store.Store, change func(*worker.Options)) *worker.Replica {
 	t.Helper()
 	// Tests that are not about the gate want every block that is there, however busy the machine is.
-	o := worker.Options{Engine: open(t, name, llama.Options{}), Label: name, Gate: tiered.GateAlways}
+	o := worker.Options{Engine: open(t, name, llama.Options{}), Label: name, Gate: gate.Always}
 	if change != nil {
 		change(&o)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker/engine"
 )
@@ -20,11 +21,10 @@ type session struct {
 	compute func(ctx context.Context, tokens []int32) ([]float32, error)
 	tokens  []int32      // prompt, then what was generated
 	hashes  []block.Hash // chain of the full blocks of tokens
-	resumed int          // blocks at the front that the engine still held
 	kept    int          // blocks of the chain that need not be put any more
 
-	gate    tiered.Gate
-	prefill *tiered.PrefillMeter
+	gate    gate.Mode
+	prefill *gate.PrefillMeter
 }
 
 // prompt brings the K/V of the whole prompt into the sequence, from the cache or by computing it, and returns the logits of its last token.
@@ -36,21 +36,50 @@ func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]floa
 	if !usable {
 		res.Miss = tiered.MissUnshared
 	} else if !noCache {
-		s.extend(len(s.tokens))
-		s.resumed = s.seq.Len() / s.engine.Layout().BlockTokens
-		get := s.loadOrCompute
-		if _, ok := s.seq.(engine.Generator); ok || s.gate != tiered.GateAuto { // a Generator computes in one piece
-			get = s.reuse
-		}
-		if err := get(ctx, res); err != nil {
-			return nil, err
-		}
-		if err := s.lookOut(ctx, res); err != nil {
+		if err := s.bring(ctx, res); err != nil {
 			return nil, err
 		}
 	}
 	res.ComputedTokens += len(s.tokens) - s.seq.Len()
 	return s.computeTo(ctx, len(s.tokens))
+}
+
+// bring has the cache bring what it has of the prompt, and notes what came from where.
+func (s *session) bring(ctx context.Context, res *Result) error {
+	s.extend(len(s.tokens))
+	bt := s.engine.Layout().BlockTokens
+	held := s.seq.Len() / bt // the engine still had them
+	_, whole := s.seq.(engine.Generator)
+	out, err := s.cache.Bring(ctx, tiered.Lookup{
+		View: s.view, Namespace: s.chain.Namespace(), Chain: s.reusable(), Held: held, Mode: s.gate, Prefill: s.prefill, Whole: whole,
+	}, sink{s})
+	if err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	if held == 0 {
+		s.kept = out.Hot / bt // they lie at the front; keep finds out about the others
+	}
+	res.HotTokens, res.RemoteTokens, res.ComputedTokens = held*bt+out.Hot, out.Remote, out.Computed
+	res.Miss = out.Miss
+	return nil
+}
+
+// sink is the session's sequence as the cache sees it.
+type sink struct{ *session }
+
+// Len implements tiered.Sink.
+func (s sink) Len() int { return s.seq.Len() }
+
+// Place implements tiered.Sink.
+func (s sink) Place(pos int, p block.Part, kv []byte) error { return s.seq.Import(pos, p, kv) }
+
+// Skip implements tiered.Sink.
+func (s sink) Skip(n int) error { return s.seq.Skip(n) }
+
+// Compute implements tiered.Sink.
+func (s sink) Compute(ctx context.Context, to int) error {
+	_, err := s.computeTo(ctx, to)
+	return err
 }
 
 // computeTo computes the tokens before end that are not there yet, and notes how long that took.
@@ -76,67 +105,9 @@ func (s *session) extend(n int) {
 	}
 }
 
-// reusable are the hashes of the blocks that need not be computed, of which the engine still holds the first resumed: never the one with the
-// last token, whose logits are wanted.
+// reusable are the hashes of the blocks that need not be computed: never the one with the last token, whose logits are wanted.
 func (s *session) reusable() []block.Hash {
 	return s.hashes[:block.Reusable(len(s.tokens), s.engine.Layout().BlockTokens)]
-}
-
-// reuse imports the longest cached run at the front of the prompt and waits for it.
-func (s *session) reuse(ctx context.Context, res *Result) error {
-	var f *tiered.Fetch
-	if s.gate == tiered.GateNever {
-		f = s.cache.FetchHot(s.view, s.chain.Namespace(), s.reusable(), s.resumed)
-	} else {
-		f = s.cache.FetchFrom(ctx, s.view, s.chain.Namespace(), s.reusable(), s.resumed)
-	}
-	defer f.Close()
-	if err := s.walk(ctx, f); err != nil {
-		return err
-	}
-	s.settle(f, res)
-	return nil
-}
-
-// walk imports the blocks that f hands out.
-func (s *session) walk(ctx context.Context, f *tiered.Fetch) error {
-	l := s.engine.Layout()
-	for f.Next(ctx) {
-		if err := s.place(s.seq.Len(), f.Part); err != nil {
-			return err
-		}
-		// Only now does the block count: whatever stopped this process since Next asked, the grant is still there.
-		if !f.Current() {
-			f.Lose()
-			break
-		}
-		if err := s.seq.Skip(l.BlockTokens); err != nil {
-			return fmt.Errorf("worker: import: %w", err)
-		}
-	}
-	if s.resumed == 0 {
-		s.kept = s.seq.Len() / l.BlockTokens
-	}
-	return nil
-}
-
-// place imports one block at pos.
-func (s *session) place(pos int, part func(int) []byte) error {
-	l := s.engine.Layout()
-	for p := range l.PartCount() {
-		if err := s.seq.Import(pos, l.Part(p), part(p)); err != nil {
-			return fmt.Errorf("worker: import: %w", err)
-		}
-	}
-	return nil
-}
-
-// settle notes what the cache has contributed.
-func (s *session) settle(f *tiered.Fetch, res *Result) {
-	bt := s.engine.Layout().BlockTokens
-	res.HotTokens = (s.resumed + f.Blocks(tiered.Hot)) * bt
-	res.RemoteTokens = f.Blocks(tiered.Remote) * bt
-	res.Miss = f.Miss()
 }
 
 // keep hands the blocks that have become full since the last call to the cache, which takes no notice of those it has.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
@@ -24,7 +25,7 @@ func TestTrainingPassesNeverUseTheCache(t *testing.T) {
 	if !ok {
 		t.Fatal("the tiny engine is no llama model")
 	}
-	r := workertest.Start(t, worker.Options{Engine: first, Label: "step 0", Gate: tiered.GateAlways},
+	r := workertest.Start(t, worker.Options{Engine: first, Label: "step 0", Gate: gate.Always},
 		tiered.Options{Remote: memstore.New(memstore.Options{}), ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
 	prompt := make([]int32, 70)
 	for i := range prompt {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker/engine"
 )
@@ -167,18 +168,17 @@ func (w *warming) compute(ctx context.Context, present int) error {
 		return fmt.Errorf("%w: %w", errEngine, err)
 	}
 	l, ns := w.engine.Layout(), w.chain.Namespace()
-	loaded, err := w.cache.Load(ctx, w.view, ns, w.hashes[:present], func(i int, p block.Part, payload []byte) error {
-		if err := seq.Import(i*l.BlockTokens, p, payload); err != nil {
-			return fmt.Errorf("%w: import: %w", errEngine, err)
-		}
-		return nil
-	})
+	// From the front to the first that is missing: what is computed has to be stored, too.
+	out, err := w.cache.Bring(ctx, tiered.Lookup{
+		View: w.view, Namespace: ns, Chain: w.hashes[:present], Mode: gate.Always, Whole: true, Passing: true, Wait: loadWait,
+	}, &loading{Sequence: seq})
 	if err != nil {
-		return err
-	}
-	if err := seq.Skip(loaded * l.BlockTokens); err != nil {
 		return fmt.Errorf("%w: %w", errEngine, err)
 	}
+	if out.Miss == tiered.MissEpoch || out.Miss == tiered.MissTenant {
+		return tiered.ErrStale
+	}
+	loaded := (out.Hot + out.Remote) / l.BlockTokens
 	w.res.LoadedTokens = loaded * l.BlockTokens
 	perChunk := max(1, warmChunk/l.BlockTokens)
 	if _, ok := seq.(engine.Generator); ok {
@@ -203,6 +203,18 @@ func (w *warming) compute(ctx context.Context, present int) error {
 	}
 	return nil
 }
+
+// loadWait is how long a warm-up waits for what is stored: it has time.
+const loadWait = time.Minute
+
+// loading is a sequence as the cache sees it that only takes in what there is.
+type loading struct{ engine.Sequence }
+
+// Place implements tiered.Sink.
+func (l *loading) Place(pos int, p block.Part, kv []byte) error { return l.Import(pos, p, kv) }
+
+// Compute implements tiered.Sink. Lookup.Whole says that it is never asked.
+func (*loading) Compute(context.Context, int) error { return engine.ErrUnavailable }
 
 // wait returns when nobody is being served.
 func (w *warming) wait(ctx context.Context) error {

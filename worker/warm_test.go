@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
@@ -218,7 +219,7 @@ func TestWarmIsInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close(context.Background())
-	r, err := worker.NewReplica(worker.Options{Engine: watch, Cache: c, Gate: tiered.GateAlways})
+	r, err := worker.NewReplica(worker.Options{Engine: watch, Cache: c, Gate: gate.Always})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,9 +18,9 @@ import (
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/internal/httpapi"
 	"github.com/kvtier/kvtier/store/redisstore"
-	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker/llama"
 )
 
@@ -87,7 +87,7 @@ func startDemoCluster(ctx context.Context, redisURL string) (_ *demoCluster, err
 		n, err := startNode(ctx, nodeOptions{
 			model: c.model, checkpoints: []checkpoint{shipped(shippedV1, o), shipped(shippedV2, o)}, address: fmt.Sprintf("worker-%d", i+1),
 			redis: c.redis.url(), coordinator: c.client, onExpiry: coordinator.Local, hotBytes: 64 << 20,
-			gate: tiered.GateAlways, // what it shows must not depend on how busy this machine is
+			gate: gate.Always, // what it shows must not depend on how busy this machine is
 			poll: poll, lease: lease, logger: quiet,
 		})
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/redisstore"
 	"github.com/kvtier/kvtier/tiered"
@@ -39,7 +40,7 @@ type nodeOptions struct {
 	secret        []byte
 	onExpiry      coordinator.OnExpiry
 	writePolicy   tiered.WritePolicy
-	gate          tiered.Gate
+	gate          gate.Mode
 	fillLease     bool
 	encoding      codec.Encoding
 	hotBytes      int64

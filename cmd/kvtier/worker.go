@@ -14,6 +14,7 @@ import (
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/internal/httpapi"
 	"github.com/kvtier/kvtier/store/redisstore"
 	"github.com/kvtier/kvtier/tiered"
@@ -113,7 +114,7 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	if o.writePolicy, err = tiered.ParseWritePolicy(f.writePolicy); err != nil {
 		return usageError{err}
 	}
-	if o.gate, err = tiered.ParseGate(f.gate); err != nil {
+	if o.gate, err = gate.ParseMode(f.gate); err != nil {
 		return usageError{err}
 	}
 	if o.encoding, err = codec.ParseEncoding(f.encoding); err != nil {

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -87,6 +88,7 @@ type HotTier struct {
 	view   tiered.View
 	ns     block.Digest
 	hashes []block.Hash
+	tokens int // of a block
 }
 
 // NewHotTier makes a tier with n hot blocks of blockBytes.
@@ -99,7 +101,7 @@ func NewHotTier(blockBytes, n int) (*HotTier, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &HotTier{cache: cache, view: tiered.View{Access: tiered.AccessHot, Generation: tiered.Generation{
+	t := &HotTier{cache: cache, tokens: l.BlockTokens, view: tiered.View{Access: tiered.AccessHot, Generation: tiered.Generation{
 		Identity: block.Identity{Weights: block.Digest{1}, Layout: l.Digest()}, Epoch: 1}}}
 	cache.SetView(t.view)
 	chain := block.NewChain(nil, t.view.Identity, "", l.BlockTokens)
@@ -116,13 +118,13 @@ func NewHotTier(blockBytes, n int) (*HotTier, error) {
 // Hits looks up, pins and releases hits blocks on each of some goroutines, walk blocks in one lookup.
 func (t *HotTier) Hits(ctx context.Context, goroutines, walk, hits int) (Work, error) {
 	one := func(from int) error {
-		var f tiered.Fetch // used again: hits then allocate nothing
+		var f finding // used again: hits then allocate nothing
 		for done := 0; done < hits; done += walk {
 			at := 0
 			if walk < len(t.hashes) {
 				at = (from + done) % (len(t.hashes) - walk + 1)
 			}
-			if n := t.walk(ctx, &f, t.hashes[at:at+walk]); n != walk {
+			if n := t.walk(ctx, &f, at, walk); n != walk {
 				return fmt.Errorf("bench: %d of %d blocks are hot", n, walk)
 			}
 		}
@@ -146,34 +148,55 @@ func (t *HotTier) Hits(ctx context.Context, goroutines, walk, hits int) (Work, e
 	return Work{Ops: rounded * int64(goroutines)}, nil
 }
 
-func (t *HotTier) walk(ctx context.Context, f *tiered.Fetch, hashes []block.Hash) (found int) {
-	t.cache.FetchInto(ctx, f, t.view, t.ns, hashes)
-	defer f.Close()
-	for f.Next(ctx) {
-		if len(f.Part(0)) > 0 {
-			found++
+// finding is a sink that looks where blocks lie and copies nothing.
+type finding struct {
+	have, found int
+	at          []*byte // with look
+	look        bool
+}
+
+// Len implements tiered.Sink.
+func (f *finding) Len() int { return f.have }
+
+// Place implements tiered.Sink.
+func (f *finding) Place(_ int, p block.Part, kv []byte) error {
+	if p.Index == 0 && len(kv) > 0 {
+		f.found++
+		if f.look {
+			f.at = append(f.at, unsafe.SliceData(kv))
 		}
 	}
-	return found
+	return nil
+}
+
+// Skip implements tiered.Sink.
+func (f *finding) Skip(n int) error {
+	f.have += n
+	return nil
+}
+
+// Compute implements tiered.Sink.
+func (f *finding) Compute(_ context.Context, to int) error {
+	f.have = to
+	return nil
+}
+
+// walk brings n hot blocks behind the first.
+func (t *HotTier) walk(ctx context.Context, f *finding, first, n int) (found int) {
+	f.have, f.found = first*t.tokens, 0
+	_, err := t.cache.Bring(ctx, tiered.Lookup{View: t.view, Namespace: t.ns, Chain: t.hashes[:first+n], Held: first}, f)
+	if err != nil {
+		return 0
+	}
+	return f.found
 }
 
 // zeroCopy compares where two hits of every block find its payload.
 func (t *HotTier) zeroCopy(ctx context.Context) bool {
-	places := func() (at []*byte) {
-		f := t.cache.Fetch(ctx, t.view, t.ns, t.hashes)
-		defer f.Close()
-		for f.Next(ctx) {
-			at = append(at, unsafe.SliceData(f.Part(0)))
-		}
-		return at
-	}
-	a, b := places(), places()
-	for i := range t.hashes {
-		if i >= len(a) || i >= len(b) || a[i] != b[i] {
-			return false
-		}
-	}
-	return true
+	var a, b finding
+	a.look, b.look = true, true
+	n := t.walk(ctx, &a, 0, len(t.hashes))
+	return n == len(t.hashes) && t.walk(ctx, &b, 0, n) == n && slices.Equal(a.at, b.at)
 }
 
 // Close releases the tier.

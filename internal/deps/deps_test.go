@@ -31,6 +31,8 @@ var forbidden = []struct {
 		"codec turns blocks into bytes and must not know where the bytes are kept"},
 	{"store", []string{"codec", "tiered", "coordinator", "worker", "cmd"},
 		"store keeps opaque bytes; a back end that could look into them would be tied to one wire format"},
+	{"gate", []string{"block", "codec", "store", "tiered", "coordinator", "worker", "cmd"},
+		"the gate is arithmetic over measurements: whoever measures imports it"},
 	{"tiered", []string{"coordinator", "worker", "cmd"},
 		"tiered learns the generation through an interface, so that it can be tested, and run, without a coordinator"},
 	{"coordinator", []string{"tiered", "worker", "warmup", "cmd"},

@@ -16,7 +16,6 @@ const (
 	Tenantless          Name = "block: tenant not in the root hash"
 	LabelAtDequeue      Name = "tiered: spills labelled when they leave the queue"
 	FlightWithoutGen    Name = "tiered: fills shared across generations"
-	NoCheckAtHandOver   Name = "tiered: no comparison at hand-over"
 	LateInsert          Name = "tiered: a late fill becomes hot"
 	KeepHot             Name = "tiered: hot blocks survive a change of generation"
 	EarlyReuse          Name = "tiered: an evicted block's memory is reused while it is read"
@@ -34,14 +33,14 @@ const (
 	AckBeforeAct        Name = "coordinator: a generation is acknowledged before it is acted on"
 	SwapWithoutDraining Name = "worker: weights swapped under running requests"
 	SwapKeepsView       Name = "worker: the cache's view survives a swap"
-	NoRecheck           Name = "worker: no comparison after the import"
+	NoRecheck           Name = "tiered: no comparison before K/V counts"
 )
 
 // All lists the seeded bugs.
 func All() []Name {
 	return []Name{
 		SkipIdentity, SkipWeightsDigest, SkipChecksum, TrustStoredLength, Tenantless, LabelAtDequeue, FlightWithoutGen,
-		NoCheckAtHandOver, LateInsert, KeepHot, EarlyReuse, IgnoreLease, PublishPartial, NumberOnly, LeaseFromReply,
+		LateInsert, KeepHot, EarlyReuse, IgnoreLease, PublishPartial, NumberOnly, LeaseFromReply,
 		NoPollOnSubscribe, GoBack, Resurrect, ReuseEpoch, EagerReclaim, RevokedGranted, TrustRollback, AckBeforeAct,
 		SwapWithoutDraining, SwapKeepsView, NoRecheck,
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/coordinator"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/internal/mutation"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
@@ -21,7 +22,7 @@ type member struct {
 
 	onExpiry                        coordinator.OnExpiry
 	policy                          tiered.WritePolicy
-	gate                            tiered.Gate
+	gate                            gate.Mode
 	hotBytes, spillBytes, fillBytes int64
 
 	cache   *tiered.Cache
@@ -57,7 +58,7 @@ func newMember(w *world, name string) *member {
 	m := &member{world: w, name: name}
 	m.onExpiry = []coordinator.OnExpiry{coordinator.Local, coordinator.Strict}[w.rng.IntN(2)]
 	m.policy = []tiered.WritePolicy{tiered.WriteThrough, tiered.WriteOnSecondHit, tiered.WriteOnEvict}[w.rng.IntN(3)]
-	m.gate = []tiered.Gate{tiered.GateAuto, tiered.GateAuto, tiered.GateAlways}[w.rng.IntN(3)]
+	m.gate = []gate.Mode{gate.Auto, gate.Auto, gate.Always}[w.rng.IntN(3)]
 	m.hotBytes = int64([]int{4, 18, 40}[w.rng.IntN(3)]) * slab
 	m.spillBytes = int64([]int{3, 12}[w.rng.IntN(2)]) * slab
 	m.fillBytes = int64([]int{3, 40}[w.rng.IntN(2)]) * slab

@@ -92,7 +92,7 @@ type sequence struct {
 	req      request
 	grant    coordinator.Grant // under which it computes
 	len      int
-	imported [maxDepth]bool // blocks, in whatever order they came
+	imported [maxDepth]*coordinator.Grant // under which the K/V of a block was computed, in whatever order they came
 	logits   [vocab]float32
 }
 
@@ -105,27 +105,28 @@ func (s *sequence) Prefill(_ context.Context, tokens []int32) ([]float32, error)
 	return s.logits[:], nil
 }
 
-// Import is where K/V reaches the weights: everything is checked here.
+// Import is where K/V reaches the sequence: whose it is is checked here. Nothing looks at it before Skip.
 func (s *sequence) Import(pos int, _ block.Part, kv []byte) error {
 	w := s.e.w
 	before := [payloadBytes]byte{}
 	n := copy(before[:], kv)
-	w.judge(s, pos, kv)
+	grant := w.judge(s, pos, kv)
 	if w.world.yield() {
 		w.world.check(iStable, len(kv) == payloadBytes && bytes.Equal(kv, before[:n]), "a block of %s changed while it was read", w.name)
 	}
-	s.imported[pos/layout.BlockTokens] = true
+	s.imported[pos/layout.BlockTokens] = &grant
 	return nil
 }
 
-// Skip makes the block count. The worker has compared once more since Import.
+// Skip is where K/V begins to count: that it may be used at this moment, which may be long after Import, is checked here.
 func (s *sequence) Skip(n int) error {
 	for b := s.len / layout.BlockTokens; b*layout.BlockTokens < s.len+n; b++ {
-		if !s.imported[b] {
+		grant := s.imported[b]
+		if grant == nil {
 			return fmt.Errorf("stalecheck: skip from %d to %d over block %d: %w", s.len, s.len+n, b, engine.ErrNotImported)
 		}
+		s.e.w.usable(s, *grant)
 	}
-	s.e.w.used(s)
 	s.len += n
 	return nil
 }
@@ -141,22 +142,22 @@ func (s *sequence) Close() error {
 	return nil
 }
 
-// judge compares a payload that was handed over with what it has to be.
-func (w *member) judge(s *sequence, pos int, kv []byte) {
+// judge compares a payload that was handed over with what it has to be, and says under which grant it was computed.
+func (w *member) judge(s *sequence, pos int, kv []byte) (got coordinator.Grant) {
 	world := w.world
 	at := s.req.path[pos/layout.BlockTokens]
 	if !world.check(iPrefix, len(kv) == payloadBytes, "%s got %d bytes for a block of %d", w.name, len(kv), payloadBytes) {
-		return
+		return got
 	}
 	var want [payloadBytes]byte
 	le := binary.LittleEndian
-	got := coordinator.Grant{Epoch: block.Epoch(le.Uint64(kv[40:])), Act: coordinator.Act(kv[48:64])}
+	got = coordinator.Grant{Epoch: block.Epoch(le.Uint64(kv[40:])), Act: coordinator.Act(kv[48:64])}
 	truth(want[:], s.e.id.Weights, s.req.tenant, at, got)
 	world.counts[cBlocks]++
 	world.check(iWeights, bytes.Equal(kv[:32], want[:32]), "%s on weights %x got K/V of weights %x", w.name, want[:2], kv[:2])
 	world.check(iTenant, bytes.Equal(kv[32:36], want[32:36]), "%s got K/V of tenant %d for tenant %d", w.name, le.Uint32(kv[32:]), s.req.tenant)
 	world.check(iPrefix, bytes.Equal(kv[36:], want[36:]), "%s got K/V of prefix %x for prefix %x, or damaged", w.name, le.Uint32(kv[36:]), at)
-	w.usable(s, got)
+	return got
 }
 
 // usable checks that K/V of an activation may be used by the worker at this moment.
@@ -167,9 +168,6 @@ func (w *member) usable(s *sequence, got coordinator.Grant) {
 	state := w.watch.View(w.world.now).State
 	w.world.check(iStrict, w.onExpiry == coordinator.Local || state == coordinator.Leased, "%s is strict, %s, and uses K/V", w.name, state)
 }
-
-// used checks the same at the moment the block begins to count, which may be long after it was handed over.
-func (w *member) used(s *sequence) { w.usable(s, s.grant) }
 
 // grantOf is what the record that the replica has acted on last says of a variant; before any record a local worker grants itself.
 func (w *member) grantOf(v block.Variant) (coordinator.Grant, bool) {

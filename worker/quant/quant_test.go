@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
@@ -100,7 +101,7 @@ func TestErrorsDoNotAddUp(t *testing.T) {
 
 func replica(t *testing.T, e engine.Engine, remote *memstore.Store) *worker.Replica {
 	t.Helper()
-	return workertest.Start(t, worker.Options{Engine: e, Label: "tiny", Gate: tiered.GateAlways},
+	return workertest.Start(t, worker.Options{Engine: e, Label: "tiny", Gate: gate.Always},
 		tiered.Options{Remote: remote, ProbeTimeout: 10 * time.Second, FetchTimeout: 10 * time.Second})
 }
 

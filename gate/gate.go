@@ -1,4 +1,4 @@
-package tiered
+package gate
 
 import (
 	"fmt"
@@ -6,35 +6,35 @@ import (
 	"time"
 )
 
-// Gate says what a request does about blocks that only the remote tier has.
-type Gate uint8
+// Mode says what a request does about blocks that only the remote tier has.
+type Mode uint8
 
 const (
-	// GateAuto loads, computes or does both, whichever is estimated to be the fastest. The estimates are measured.
-	GateAuto Gate = iota
-	// GateAlways loads whatever is there, from the front, and waits for it as long as the time-outs allow.
-	GateAlways
-	// GateNever computes: the remote tier is written and not read.
-	GateNever
+	// Auto loads, computes or does both, whichever is estimated to be the fastest. The estimates are measured.
+	Auto Mode = iota
+	// Always loads whatever is there, from the front, and waits for it as long as the time-outs allow.
+	Always
+	// Never computes: the remote tier is written and not read.
+	Never
 )
 
-var gateNames = [...]string{"auto", "always", "never"}
+var modeNames = [...]string{"auto", "always", "never"}
 
-// ParseGate reads "auto", "always" or "never".
-func ParseGate(s string) (Gate, error) {
-	for g, name := range gateNames {
+// ParseMode reads "auto", "always" or "never".
+func ParseMode(s string) (Mode, error) {
+	for g, name := range modeNames {
 		if s == name {
-			return Gate(g), nil
+			return Mode(g), nil
 		}
 	}
-	return 0, fmt.Errorf("tiered: unknown gate %q, want \"auto\", \"always\" or \"never\"", s)
+	return 0, fmt.Errorf("gate: unknown mode %q, want \"auto\", \"always\" or \"never\"", s)
 }
 
-func (g Gate) String() string {
-	if int(g) < len(gateNames) {
-		return gateNames[g]
+func (g Mode) String() string {
+	if int(g) < len(modeNames) {
+		return modeNames[g]
 	}
-	return fmt.Sprintf("Gate(%d)", uint8(g))
+	return fmt.Sprintf("Mode(%d)", uint8(g))
 }
 
 // Prefill is how long an engine takes to compute: a token at position p takes Token + p·Position seconds, because attention looks at
@@ -75,10 +75,10 @@ type Choice uint8
 
 // Choices.
 const (
-	ChooseCompute Choice = iota // nothing is fetched
-	ChooseLoad                  // everything is fetched
-	ChooseBoth                  // the engine computes from the front, while blocks are fetched from the back, until they meet
-	ChooseMeasure               // everything is fetched, because something has not been measured yet
+	Compute Choice = iota // nothing is fetched
+	Load                  // everything is fetched
+	Both                  // the engine computes from the front, while blocks are fetched from the back, until they meet
+	Measure               // everything is fetched, because something has not been measured yet
 )
 
 var choiceNames = [...]string{"compute", "load", "both", "measure"}
@@ -108,22 +108,22 @@ const (
 
 // Decide chooses the fastest way to get w, by the estimates. It is a pure function.
 func Decide(path Path, pre Prefill, w Work) Plan {
-	plan := Plan{Choice: ChooseCompute, Meet: w.End}
+	plan := Plan{Choice: Compute, Meet: w.End}
 	if w.At >= w.End {
 		return plan
 	}
 	plan.Load, plan.Compute = path.Seconds(w.bytes(w.At)), pre.Seconds(w.At, w.End-w.At)
 	if !pre.Known() || path.Byte == 0 {
-		plan.Choice, plan.Meet = ChooseMeasure, w.At
+		plan.Choice, plan.Meet = Measure, w.At
 		return plan
 	}
 	meet := w.meet(path, pre)
 	plan.Both = w.both(path, pre, meet)
 	switch {
 	case plan.Both < bothShare*min(plan.Load, plan.Compute):
-		plan.Choice, plan.Meet = ChooseBoth, meet
+		plan.Choice, plan.Meet = Both, meet
 	case plan.Load < loadShare*plan.Compute:
-		plan.Choice, plan.Meet = ChooseLoad, w.At
+		plan.Choice, plan.Meet = Load, w.At
 	}
 	return plan
 }
@@ -164,24 +164,28 @@ func Ask(path Path, pre Prefill, w Work, most time.Duration) (ask bool, wait tim
 	case path.RTT > graceShare*compute:
 		return true, 0
 	}
-	return true, min(most, seconds(max(meetSlack*path.RTT, graceShare*compute)))
+	return true, min(most, Seconds(max(meetSlack*path.RTT, graceShare*compute)))
 }
 
 // Patience is how long to wait for the next block before the estimates are looked at again.
-func (p Plan) Patience() time.Duration { return max(time.Millisecond, seconds(p.Load/4)) }
+func (p Plan) Patience() time.Duration { return max(time.Millisecond, Seconds(p.Load/4)) }
 
 // Deadline is how long to wait for what the plan fetches: twice the estimate. A link that is faster than any clock still gets a moment.
 func (p Plan) Deadline(most time.Duration) time.Duration {
 	switch p.Choice {
-	case ChooseBoth:
-		return min(most, max(moment, seconds(meetSlack*p.Both)))
-	case ChooseLoad:
-		return min(most, max(moment, seconds(meetSlack*p.Load)))
+	case Both:
+		return min(most, max(moment, Seconds(meetSlack*p.Both)))
+	case Load:
+		return min(most, max(moment, Seconds(meetSlack*p.Load)))
 	}
 	return most
 }
 
+// Overdue is after how long an answer is late, and not merely slower than computing.
+func Overdue(p Path) time.Duration { return max(moment, Seconds(meetSlack*p.RTT)) }
+
 // moment is how late anything may be that is estimated to take no time.
 const moment = 20 * time.Millisecond
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+// Seconds is a number of seconds as a duration.
+func Seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
+	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store"
 	"github.com/kvtier/kvtier/store/memstore"
 	"github.com/kvtier/kvtier/tiered"
 )
 
 // computing is a prompt that takes a second to compute and little to load.
-var computing = tiered.Fill{Compute: time.Second, Load: 50 * time.Millisecond, RTT: time.Millisecond}
+var computing = gate.Claim{Compute: time.Second, Load: 50 * time.Millisecond, RTT: time.Millisecond}
 
 func claiming(t *testing.T, remote store.Store, change func(*tiered.Options)) *tiered.Cache {
 	c := newCache(t, remote, func(o *tiered.Options) {
@@ -32,18 +33,18 @@ func TestFillIsLeftToWhoIsAhead(t *testing.T) {
 		remote, f := memstore.New(memstore.Options{}), newFamily()
 		first, second := claiming(t, remote, nil), claiming(t, remote, nil)
 		missing := f.chain("abcd")
-		if w := first.WatchFill(t.Context(), smallView, missing, computing); w != nil {
+		if w := first.Claim(t.Context(), smallView, missing, computing); w != nil {
 			t.Fatal("the first does not compute")
 		}
 		time.Sleep(900 * time.Millisecond)
-		w := second.WatchFill(t.Context(), smallView, missing, computing)
+		w := second.Claim(t.Context(), smallView, missing, computing)
 		if w == nil {
 			t.Fatal("the second does not look out for what is nearly there")
 		}
-		defer w.Close()
+		defer w.Stop()
 		time.AfterFunc(100*time.Millisecond, func() { f.request(t, first, "abcd") })
 		start := time.Now()
-		n := w.Idle(t.Context())
+		n := w.Pause(t.Context())
 		if d := time.Since(start); n != 4 || d > 200*time.Millisecond {
 			t.Errorf("%d of 4 blocks after %v", n, d)
 		}
@@ -57,30 +58,30 @@ func TestFillIsLeftToWhoIsAhead(t *testing.T) {
 func TestFillIsNotLeftToOthers(t *testing.T) {
 	for name, x := range map[string]struct {
 		after  time.Duration // the first claim
-		first  tiered.Fill
-		second tiered.Fill
+		first  gate.Claim
+		second gate.Claim
 		change func(*tiered.Options)
 	}{
 		"both begin":              {0, computing, computing, nil},
-		"the holder is slower":    {100 * time.Millisecond, tiered.Fill{Compute: 5 * time.Second}, computing, nil},
+		"the holder is slower":    {100 * time.Millisecond, gate.Claim{Compute: 5 * time.Second}, computing, nil},
 		"the holder is overdue":   {1900 * time.Millisecond, computing, computing, nil},
-		"it is quickly computed":  {900 * time.Millisecond, computing, tiered.Fill{Compute: 20 * time.Millisecond}, nil},
-		"questions take long":     {900 * time.Millisecond, computing, tiered.Fill{Compute: time.Second, RTT: 20 * time.Millisecond}, nil},
-		"loading takes long":      {900 * time.Millisecond, computing, tiered.Fill{Compute: time.Second, Load: 800 * time.Millisecond}, nil},
+		"it is quickly computed":  {900 * time.Millisecond, computing, gate.Claim{Compute: 20 * time.Millisecond}, nil},
+		"questions take long":     {900 * time.Millisecond, computing, gate.Claim{Compute: time.Second, RTT: 20 * time.Millisecond}, nil},
+		"loading takes long":      {900 * time.Millisecond, computing, gate.Claim{Compute: time.Second, Load: 800 * time.Millisecond}, nil},
 		"nothing is stored":       {900 * time.Millisecond, computing, computing, func(o *tiered.Options) { o.WritePolicy = tiered.WriteOnEvict }},
 		"it is switched off":      {900 * time.Millisecond, computing, computing, func(o *tiered.Options) { o.FillLease = false }},
 		"the claim has ended":     {20 * time.Second, computing, computing, nil},
-		"nothing can be expected": {900 * time.Millisecond, tiered.Fill{Compute: time.Hour}, computing, nil},
+		"nothing can be expected": {900 * time.Millisecond, gate.Claim{Compute: time.Hour}, computing, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				remote, f := memstore.New(memstore.Options{}), newFamily()
 				first, second := claiming(t, remote, x.change), claiming(t, remote, x.change)
-				first.WatchFill(t.Context(), smallView, f.chain("ab"), x.first)
+				first.Claim(t.Context(), smallView, f.chain("ab"), x.first)
 				time.Sleep(x.after)
 				start := time.Now()
-				if w := second.WatchFill(t.Context(), smallView, f.chain("ab"), x.second); w != nil {
-					w.Close()
+				if w := second.Claim(t.Context(), smallView, f.chain("ab"), x.second); w != nil {
+					w.Stop()
 					t.Error("it looks out for blocks")
 				}
 				if d := time.Since(start); d != 0 {
@@ -96,21 +97,21 @@ func TestFillHolderDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		remote, f := memstore.New(memstore.Options{}), newFamily()
 		first, second := claiming(t, remote, nil), claiming(t, remote, nil)
-		first.WatchFill(t.Context(), smallView, f.chain("ab"), computing)
+		first.Claim(t.Context(), smallView, f.chain("ab"), computing)
 		time.Sleep(950 * time.Millisecond)
-		w := second.WatchFill(t.Context(), smallView, f.chain("ab"), computing)
+		w := second.Claim(t.Context(), smallView, f.chain("ab"), computing)
 		if w == nil {
 			t.Fatal("no watch")
 		}
 		start := time.Now()
-		if n := w.Idle(t.Context()); n != 0 || time.Since(start) > computing.Compute/4 {
+		if n := w.Pause(t.Context()); n != 0 || time.Since(start) > computing.Compute/4 {
 			t.Errorf("%d blocks after %v", n, time.Since(start))
 		}
 		time.Sleep(computing.Compute) // computes meanwhile
 		if !w.Over() {
 			t.Error("still looking out")
 		}
-		w.Close()
+		w.Stop()
 	})
 }
 
@@ -119,17 +120,17 @@ func TestFillOfAnotherEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		remote, f := memstore.New(memstore.Options{}), newFamily()
 		first, second := claiming(t, remote, nil), claiming(t, remote, nil)
-		first.WatchFill(t.Context(), smallView, f.chain("ab"), computing)
+		first.Claim(t.Context(), smallView, f.chain("ab"), computing)
 		next := smallView
 		next.Epoch++
 		second.SetView(next)
 		time.Sleep(900 * time.Millisecond)
-		if w := second.WatchFill(t.Context(), next, f.chain("ab"), computing); w != nil {
-			w.Close()
+		if w := second.Claim(t.Context(), next, f.chain("ab"), computing); w != nil {
+			w.Stop()
 			t.Error("waits for blocks of an older epoch")
 		}
-		if w := second.WatchFill(t.Context(), smallView, f.chain("ab"), computing); w != nil {
-			w.Close()
+		if w := second.Claim(t.Context(), smallView, f.chain("ab"), computing); w != nil {
+			w.Stop()
 			t.Error("waits under a view that has ended")
 		}
 	})
@@ -170,8 +171,8 @@ func TestFillClaimsThatFail(t *testing.T) {
 				c, f := claiming(t, r, nil), newFamily()
 				start := time.Now()
 				for range 5 {
-					if w := c.WatchFill(t.Context(), smallView, f.chain("ab"), computing); w != nil {
-						w.Close()
+					if w := c.Claim(t.Context(), smallView, f.chain("ab"), computing); w != nil {
+						w.Stop()
 						t.Error("waits")
 					}
 				}

@@ -1,9 +1,11 @@
-package tiered
+package gate
 
 import (
 	"math"
 	"sync"
 	"time"
+
+	"github.com/kvtier/kvtier/internal/ewma"
 )
 
 // PrefillMeter fits a Prefill to what was measured. Old measurements fade, so that it follows an engine that becomes slower, as with
@@ -61,33 +63,24 @@ func (m *PrefillMeter) Estimate() Prefill {
 	return Prefill{Token: y - slope*x, Position: slope}
 }
 
-// pathMeter measures a Path. It is safe for concurrent use.
-type pathMeter struct {
+// PathMeter measures a Path. It is safe for concurrent use; the zero value is ready.
+type PathMeter struct {
 	mu        sync.Mutex
-	rtt, byte average
-}
-
-// lean adds a sample that counts a quarter, or a half if it is better: one answer that was late for a reason of its own is soon forgotten.
-func (a *average) lean(sample float64) {
-	if *a == 0 || sample > float64(*a) {
-		a.add(sample)
-		return
-	}
-	*a += average((sample - float64(*a)) / 2)
+	rtt, byte ewma.Average
 }
 
 // minute keeps a measured duration from being taken for one that was not measured.
 const minute = 1e-9
 
-// asked takes in how long an answer took, or how long none came.
-func (m *pathMeter) asked(d time.Duration) {
+// Asked takes in how long an answer took, or how long none came.
+func (m *PathMeter) Asked(d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.rtt.lean(max(d.Seconds(), minute))
+	m.rtt.Lean(max(d.Seconds(), minute))
 }
 
-// read takes in how long values of so many bytes took, question included.
-func (m *pathMeter) read(bytes int, d time.Duration) {
+// Read takes in how long values of so many bytes took, question included.
+func (m *PathMeter) Read(bytes int, d time.Duration) {
 	if bytes <= 0 {
 		return
 	}
@@ -95,28 +88,29 @@ func (m *pathMeter) read(bytes int, d time.Duration) {
 	defer m.mu.Unlock()
 	// A short read is all question, and the estimate of that may be old: a quarter of the time at least was for the bytes.
 	s := max(d.Seconds()-float64(m.rtt), d.Seconds()/4, minute)
-	m.byte.lean(s / float64(bytes))
+	m.byte.Lean(s / float64(bytes))
 }
 
-// renew is read for a path that was judged slow: if it has become fast, it is fast at once.
-func (m *pathMeter) renew(bytes int, d time.Duration) {
-	m.read(bytes, d)
+// Renew is Read for a path that was judged slow: if it has become fast, it is fast at once.
+func (m *PathMeter) Renew(bytes int, d time.Duration) {
+	m.Read(bytes, d)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := average(max(d.Seconds(), minute) / float64(max(bytes, 1))); bytes > 0 && s < m.byte {
+	if s := ewma.Average(max(d.Seconds(), minute) / float64(max(bytes, 1))); bytes > 0 && s < m.byte {
 		m.byte = s
 	}
 }
 
-func (m *pathMeter) estimate() Path {
+// Estimate returns what was measured.
+func (m *PathMeter) Estimate() Path {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return Path{RTT: float64(m.rtt), Byte: float64(m.byte)}
 }
 
-// explorer says when a path that was judged too slow is measured again: the first time, then once in so many requests or after
+// Explorer says when a path that was judged too slow is measured again: the first time, then once in so many requests or after
 // so long, whichever is sooner. It is safe for concurrent use.
-type explorer struct {
+type Explorer struct {
 	mu      sync.Mutex
 	last    time.Time
 	skipped int
@@ -127,7 +121,8 @@ const (
 	explorePause    = 2 * time.Second
 )
 
-func (e *explorer) due(now time.Time) bool {
+// Due reports whether the path is to be measured now, and counts the question.
+func (e *Explorer) Due(now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.skipped++
