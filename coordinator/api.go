@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed" // openapi.yaml
@@ -42,10 +43,30 @@ type ActivateRequest struct {
 	Keep    bool   `json:"keep,omitempty"` // leave other weights active
 }
 
-// PurgeRequest is the body of POST /v1/models/{name}/purge; an empty one purges the whole model.
-type PurgeRequest struct {
-	Version string `json:"version,omitempty"`
-	Tenant  string `json:"tenant,omitempty"` // namespace digest of one tenant (block.Namespace), 64 hex digits
+// purgeRequest is the body of POST /v1/models/{name}/purge. No body and {} purge the whole model; a field that is there says what.
+type purgeRequest struct {
+	Version name `json:"version"`
+	Tenant  name `json:"tenant"` // namespace digest of one tenant (block.Namespace), 64 hex digits
+}
+
+// purge carries it out.
+func (q purgeRequest) purge(ctx context.Context, c *Coordinator, model string) (Result, error) {
+	if err := cmp.Or(q.Version.check("version"), q.Tenant.check("tenant")); err != nil {
+		return Result{}, err
+	}
+	switch {
+	case q.Version.given && q.Tenant.given:
+		return Result{}, httpapi.BadRequest("invalid_request", "tenant", "a purge is of a version or of a tenant, not of both")
+	case q.Version.given:
+		return c.Purge(ctx, model, q.Version.value)
+	case !q.Tenant.given:
+		return c.Purge(ctx, model, AllVersions)
+	}
+	ns, err := digest("tenant", q.Tenant.value)
+	if err != nil {
+		return Result{}, err
+	}
+	return c.PurgeTenant(ctx, model, ns)
 }
 
 // ModelList is the answer to GET /v1/models.
@@ -71,7 +92,7 @@ func (c *Coordinator) Handler(token string) http.Handler {
 			Message: "there is no " + r.Method + " " + r.URL.Path,
 		})
 	})
-	return httpapi.SameOrigin(httpapi.RequireToken(token, mux))
+	return httpapi.SameOrigin(httpapi.RequireToken(token, modelPaths(mux)))
 }
 
 func (c *Coordinator) routes() []route {
@@ -112,18 +133,8 @@ func (c *Coordinator) modelRoutes(get func(func(*http.Request) (any, error)) htt
 		{"POST /v1/models/{name}/activate", body(httpapi.ReadJSON, func(ctx context.Context, model string, q ActivateRequest) (Result, error) {
 			return c.Activate(ctx, model, q.Version, q.Keep)
 		})},
-		{"POST /v1/models/{name}/purge", body(httpapi.ReadOptionalJSON, func(ctx context.Context, model string, q PurgeRequest) (Result, error) {
-			switch {
-			case q.Tenant == "":
-				return c.Purge(ctx, model, q.Version)
-			case q.Version != "":
-				return Result{}, httpapi.BadRequest("invalid_request", "tenant", "a purge is of a version or of a tenant, not of both")
-			}
-			ns, err := digest("tenant", q.Tenant)
-			if err != nil {
-				return Result{}, err
-			}
-			return c.PurgeTenant(ctx, model, ns)
+		{"POST /v1/models/{name}/purge", body(httpapi.ReadOptionalJSON, func(ctx context.Context, model string, q purgeRequest) (Result, error) {
+			return q.purge(ctx, c, model)
 		})},
 		{"DELETE /v1/models/{name}/tenants/{namespace}", answer(func(r *http.Request) (any, error) {
 			ns, err := digest("namespace", r.PathValue("namespace"))

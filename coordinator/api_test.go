@@ -17,7 +17,7 @@ import (
 func service(t *testing.T, token string) (*Coordinator, *httptest.Server, *Client) {
 	t.Helper()
 	srv := newServer(t)
-	c := newCoordinator(t, Options{Control: srv.control(t)})
+	c := newCoordinator(t, Options{Control: srv.control(t), Warmer: &crew{}})
 	hs := httptest.NewServer(c.Handler(token))
 	t.Cleanup(hs.Close)
 	cl, err := NewClient(ClientOptions{URL: hs.URL + "/", Token: token})
@@ -49,7 +49,7 @@ func TestClientAndServer(t *testing.T) {
 		t.Errorf("revoke: %+v", res)
 	}
 	before := res.Versions[0]
-	if res = must2(t)(cl.Purge(ctx, "m", "")); res.Versions[0].Epoch <= before.Epoch || res.Versions[0].Act == before.Act {
+	if res = must2(t)(cl.Purge(ctx, "m", AllVersions)); res.Versions[0].Epoch <= before.Epoch || res.Versions[0].Act == before.Act {
 		t.Errorf("purge: %+v", res)
 	}
 	st, err := cl.Status(ctx, "m")
@@ -64,7 +64,7 @@ func TestClientAndServer(t *testing.T) {
 		"no version": {second(cl.Activate(ctx, "m", "v9", false)), ErrNoVersion},
 		"no name":    {second(cl.Activate(ctx, "m", "", false)), ErrInvalid},
 		"bad label":  {second(cl.Register(ctx, "m", identity(3, 1), "a b")), ErrInvalid},
-		"bad model":  {second(cl.Purge(ctx, "..", "")), ErrInvalid},
+		"bad model":  {second(cl.Purge(ctx, "..", AllVersions)), ErrInvalid},
 	} {
 		if !errors.Is(err.got, err.want) {
 			t.Errorf("%s: %v, want %v", name, err.got, err.want)
@@ -171,7 +171,7 @@ func TestOtherSitesPagesAreRefused(t *testing.T) {
 
 func TestRedisDownIs503(t *testing.T) {
 	srv := newServer(t)
-	c := newCoordinator(t, Options{Control: srv.control(t)})
+	c := newCoordinator(t, Options{Control: srv.control(t), Warmer: &crew{}})
 	hs := httptest.NewServer(c.Handler(""))
 	defer hs.Close()
 	cl, err := NewClient(ClientOptions{URL: hs.URL})

@@ -76,7 +76,7 @@ func (c *Control) Workers(ctx context.Context) ([]Heartbeat, error) {
 	var gone []any
 	for i, n := range names {
 		raw, err := replies[i].Bytes()
-		if err != nil || len(raw) == 0 || ValidateModel(n) != nil {
+		if err != nil || len(raw) == 0 || validateName("incarnation", n) != nil {
 			gone = append(gone, n)
 			continue
 		}

@@ -97,14 +97,20 @@ func (c *Client) Activate(ctx context.Context, model, version string, keep bool)
 	return c.change(ctx, model, "activate", ActivateRequest{Version: version, Keep: keep})
 }
 
-// Purge makes all entries of a version unreachable, of the whole model if version is "".
+// Purge makes all entries of a version unreachable, with AllVersions those of the whole model.
 func (c *Client) Purge(ctx context.Context, model, version string) (Result, error) {
-	return c.change(ctx, model, "purge", PurgeRequest{Version: version})
+	if version == "" {
+		return Result{}, fmt.Errorf("%w: the version to purge is empty: name it, or all of them", ErrInvalid)
+	}
+	if version == AllVersions {
+		return c.change(ctx, model, "purge", struct{}{})
+	}
+	return c.change(ctx, model, "purge", map[string]string{"version": version})
 }
 
 // PurgeTenant makes all entries of one tenant unreachable. ns is block.Namespace of the tenant's salt: the salt itself is not sent.
 func (c *Client) PurgeTenant(ctx context.Context, model string, ns block.Digest) (Result, error) {
-	return c.change(ctx, model, "purge", PurgeRequest{Tenant: ns.String()})
+	return c.change(ctx, model, "purge", map[string]string{"tenant": ns.String()})
 }
 
 // Repair writes what is left of a damaged record, with new epochs.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,8 +95,8 @@ func (o Options) validate() error {
 	if o.Leadership < 0 || o.Leadership > maxLeadership {
 		errs = append(errs, fmt.Errorf("%w: Options: Leadership %v: want 0 < Leadership <= %v", ErrInvalid, o.Leadership, maxLeadership))
 	}
-	if err := ValidateModel(o.Owner); err != nil {
-		errs = append(errs, fmt.Errorf("Options.Owner: %w", err))
+	if err := validateName("the coordinator's own name", o.Owner); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -211,9 +212,9 @@ func (c *Coordinator) Activate(ctx context.Context, model, selector string, keep
 	}})
 }
 
-// Purge makes all entries of the selected live variants unreachable, "" meaning all of the model.
+// Purge makes all entries of the selected live variants unreachable, with AllVersions those of the model.
 func (c *Coordinator) Purge(ctx context.Context, model, selector string) (Result, error) {
-	return c.change(ctx, proposal{what: "purge", version: selector, model: model, fn: func(r Record, s Stamp) (Record, error) {
+	return c.change(ctx, proposal{what: "purge", version: strings.TrimPrefix(selector, AllVersions), model: model, fn: func(r Record, s Stamp) (Record, error) {
 		return r.Purge(selector, s)
 	}})
 }

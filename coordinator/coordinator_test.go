@@ -67,7 +67,7 @@ func TestReclaimTwoPasses(t *testing.T) {
 		if n := count(t, ctl, v, e); n != 100 {
 			t.Fatalf("%d live entries left of 100", n)
 		}
-		must2(t)(c.Purge(t.Context(), "m", ""))
+		must2(t)(c.Purge(t.Context(), "m", AllVersions))
 		time.Sleep(2 * time.Second) // no worker has acknowledged: the lease has to pass
 		if n := count(t, ctl, v, e); n != 100 {
 			t.Fatalf("reclaimed before the lease ended: %d left", n)
@@ -303,7 +303,7 @@ func TestDamagedRecordWithoutMemory(t *testing.T) {
 		if got, _ := srv.Get(recordPrefix + "m"); got != "{broken" {
 			t.Errorf("it was overwritten by %q", got)
 		}
-		if _, err := c.Purge(t.Context(), "other", ""); !errors.Is(err, ErrNoModel) {
+		if _, err := c.Purge(t.Context(), "other", AllVersions); !errors.Is(err, ErrNoModel) {
 			t.Errorf("purge of a model that does not exist: %v", err)
 		}
 	})

@@ -63,7 +63,7 @@ type Heartbeat struct {
 func (h Heartbeat) validate() error {
 	short := func(s string) bool { return len(s) <= 256 }
 	switch {
-	case ValidateModel(h.Model) != nil || ValidateModel(h.Incarnation) != nil:
+	case ValidateModel(h.Model) != nil || validateName("incarnation", h.Incarnation) != nil:
 		return fmt.Errorf("%w: heartbeat: bad model or incarnation", ErrInvalid)
 	case !short(h.Address) || !short(h.Label) || !short(h.Problem) || !short(string(h.Sum)):
 		return fmt.Errorf("%w: heartbeat: a text is too long", ErrInvalid)

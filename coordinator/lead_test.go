@@ -194,7 +194,7 @@ func takeoverTests(t *testing.T, run func(t *testing.T, fn func(*duo))) {
 				d.Errorf("the old leader still leads with %+v", l)
 			}
 			// It answers requests all the same.
-			if res, err := d.a.Purge(d.Context(), "m", ""); err != nil || res.Gen != after.Gen+1 {
+			if res, err := d.a.Purge(d.Context(), "m", AllVersions); err != nil || res.Gen != after.Gen+1 {
 				d.Errorf("purge by one that does not lead: %+v, %v", res, err)
 			}
 			if s, err := d.ctl.Load(d.Context(), "m"); err != nil || s.Term < by {
@@ -215,7 +215,7 @@ func takeoverTests(t *testing.T, run func(t *testing.T, fn func(*duo))) {
 			d.a.mu.Lock()
 			d.a.lead, d.a.led = l, true // whatever it has noticed meanwhile
 			d.a.mu.Unlock()
-			_, err := d.a.write(d.Context(), *d.a.remembered("m"), must(d)(d.a.remembered("m").Purge("", Stamp{Now: time.Now(), Act: Act{9}})), writing{leader: true})
+			_, err := d.a.write(d.Context(), *d.a.remembered("m"), must(d)(d.a.remembered("m").Purge(AllVersions, Stamp{Now: time.Now(), Act: Act{9}})), writing{leader: true})
 			if !errors.Is(err, ErrDeposed) {
 				d.Errorf("a leader's write under a lost lease: %v", err)
 			}
@@ -258,7 +258,7 @@ func TestALeaderOfALowerTermStepsDown(t *testing.T) {
 		if l, ok := c.leading(); !ok || l.term != 1 {
 			t.Fatalf("%+v", l)
 		}
-		if _, _, err := c.update(ctx, proposal{model: "m", leader: true, fn: func(r Record, s Stamp) (Record, error) { return r.Purge("", s) }}); !errors.Is(err, ErrDeposed) {
+		if _, _, err := c.update(ctx, proposal{model: "m", leader: true, fn: func(r Record, s Stamp) (Record, error) { return r.Purge(AllVersions, s) }}); !errors.Is(err, ErrDeposed) {
 			t.Errorf("a leader of term 1 wrote a record of term 40: %v", err)
 		}
 		if _, ok := c.leading(); ok {

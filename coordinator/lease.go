@@ -72,7 +72,7 @@ func (h holder) String() string { return strconv.FormatUint(h.term, 10) + " " + 
 func parseHolder(s string) (holder, error) {
 	num, owner, _ := strings.Cut(s, " ")
 	term, err := strconv.ParseUint(num, 10, 64)
-	if err != nil || term == 0 || term > MaxNumber || ValidateModel(owner) != nil {
+	if err != nil || term == 0 || term > MaxNumber || validateName("owner", owner) != nil {
 		return holder{}, fmt.Errorf("%w: lease %.64q", ErrRecord, s)
 	}
 	return holder{term, owner}, nil

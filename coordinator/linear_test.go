@@ -101,7 +101,7 @@ func (h *history) client(t *testing.T, id int, seed uint64, ops int, c *Control)
 		}
 		next, err := base.Register(identity(byte(id), 1), fmt.Sprintf("c%d", id), true, a.at(time.Now()))
 		if err == nil && next.Gen == base.Gen {
-			next, err = base.Purge("", a.at(time.Now()))
+			next, err = base.Purge(AllVersions, a.at(time.Now()))
 		}
 		if err == nil && next.Gen == base.Gen {
 			next, err = base.Activate(fmt.Sprintf("c%d", id), true, a.at(time.Now()))

@@ -97,7 +97,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		st, err := cl.Status(ctx, "m")
 		return err == nil && st.Reclaiming != nil && st.Reclaiming.Done
 	})
-	must2(t)(cl.Purge(ctx, "m", ""))
+	must2(t)(cl.Purge(ctx, "m", AllVersions))
 	if st, err := cl.Status(ctx, "m"); err != nil || len(st.Tenants) != 2 || st.Tenants[1].Purged != 0 {
 		t.Errorf("a purge of the model keeps %+v, %v", st.Tenants, err)
 	}

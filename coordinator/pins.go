@@ -73,7 +73,7 @@ func (q PinRequest) pin() (p Pin, err error) {
 		}
 		p.ID = DeclaredWeights(string(b)).Short()
 	}
-	return p, ValidateModel(p.ID)
+	return p, validateName("the id of a pin", p.ID)
 }
 
 // Pins lists a model's pins, oldest first.

@@ -122,7 +122,7 @@ func TestWorldProperty(t *testing.T) {
 						}
 						return r, nil
 					}
-					return r.Purge("", s)
+					return r.Purge(AllVersions, s)
 				})
 			},
 			"reconcile": func(t *rapid.T) {

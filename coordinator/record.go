@@ -162,23 +162,6 @@ func (r Record) clone() Record {
 	return r
 }
 
-// ValidateModel reports whether name can be a model's name: 1 to 64 of [A-Za-z0-9._-], but not "." or "..", which a URL's path
-// would swallow.
-func ValidateModel(name string) error {
-	if len(name) < 1 || len(name) > 64 {
-		return fmt.Errorf("%w: model name has %d characters, want 1 to 64", ErrInvalid, len(name))
-	}
-	for _, c := range []byte(name) {
-		if !nameByte(c) {
-			return fmt.Errorf("%w: model name %q: only letters, digits, '.', '_' and '-' are allowed", ErrInvalid, name)
-		}
-	}
-	if name == "." || name == ".." {
-		return fmt.Errorf("%w: model name %q", ErrInvalid, name)
-	}
-	return nil
-}
-
 // ValidateLabel reports whether s can be a version's label: 1 to 64 of [A-Za-z0-9._:/@+-].
 func ValidateLabel(s string) error {
 	if len(s) < 1 || len(s) > MaxLabelBytes {

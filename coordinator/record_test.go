@@ -60,7 +60,7 @@ func TestRecordIsReadable(t *testing.T) {
 func TestDecodeRefuses(t *testing.T) {
 	a := &acts{}
 	r := must(t)(NewRecord("m").Register(identity(1, 1), "v1", true, a.at(start)))
-	r = must(t)(r.Purge("", a.at(start.Add(1))))
+	r = must(t)(r.Purge(AllVersions, a.at(start.Add(1))))
 	good := string(stored(t, r).raw)
 	id := identity(1, 1)
 	for name, edit := range map[string]func(string) string{
@@ -113,7 +113,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	r, _ := NewRecord("m").Register(identity(1, 1), "v1", true, a.at(start))
 	raw, _ := r.Encode()
 	f.Add(raw)
-	r, _ = r.Purge("", a.at(start))
+	r, _ = r.Purge(AllVersions, a.at(start))
 	r, _ = r.Register(identity(2, 1), "v2", true, a.at(start))
 	r, _ = r.Revoke("v1", a.at(start))
 	raw, _ = r.Encode()
@@ -213,13 +213,13 @@ func TestSelectors(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for _, ok := range []string{"m", "Llama-3.1_8B", strings.Repeat("a", 64)} {
-		if err := ValidateModel(ok); err != nil {
+	for _, ok := range []string{"m", "Llama-3.1_8B", strings.Repeat("a", maxNameBytes)} {
+		if err := validateName("the id", ok); err != nil {
 			t.Errorf("%q: %v", ok, err)
 		}
 	}
-	for _, bad := range []string{"", ".", "..", "a/b", "a b", "a:b", "{ctl}", "ä", "a\x00", strings.Repeat("a", 65)} {
-		if ValidateModel(bad) == nil {
+	for _, bad := range []string{"", ".", "..", "a/b", "a b", "a:b", "{ctl}", "ä", "a\x00", strings.Repeat("a", maxNameBytes+1)} {
+		if validateName("the id", bad) == nil {
 			t.Errorf("%q was accepted", bad)
 		}
 	}

@@ -52,7 +52,7 @@ func TestRealRedis(t *testing.T) {
 		eventually(t, "leased", func() bool { return w.View().State == Leased })
 		time.Sleep(300 * time.Millisecond) // subscribed
 		begun := time.Now()
-		purged := must2(t)(c.Purge(t.Context(), "m", ""))
+		purged := must2(t)(c.Purge(t.Context(), "m", AllVersions))
 		eventually(t, "purge seen", func() bool { return w.View().Gen >= purged.Gen })
 		t.Logf("a purge reached the worker within %v", time.Since(begun).Round(time.Millisecond))
 		eventually(t, "acknowledged", func() bool {

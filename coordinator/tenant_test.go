@@ -52,7 +52,7 @@ func TestPurgesOfTenantsAreNotLost(t *testing.T) {
 	other := must(t)(one.PurgeTenant(tenant(2), a.at(start)))
 	again := must(t)(one.PurgeTenant(tenant(1), a.at(start)))
 	beyond := must(t)(must(t)(one.Register(identity(2, 1), "", true, a.at(start))).Register(identity(3, 1), "", true, a.at(start)))
-	whole := must(t)(must(t)(purged.Purge("", a.at(start))).Register(identity(2, 1), "", true, a.at(start)))
+	whole := must(t)(must(t)(purged.Purge(AllVersions, a.at(start))).Register(identity(2, 1), "", true, a.at(start)))
 	known, cut := stored(t, purged), purged.Tenants[tenant(1)]
 	for name, tt := range map[string]struct {
 		found  *Record

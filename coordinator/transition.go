@@ -124,7 +124,7 @@ func (r Record) Purge(selector string, s Stamp) (Record, error) {
 	if err != nil {
 		return r, err
 	}
-	if selector == "" {
+	if selector == AllVersions {
 		ed.renewAll()
 		return ed.done()
 	}
@@ -243,7 +243,7 @@ func (r Record) match(selector string) ([]block.Variant, error) {
 }
 
 func (r Record) matchOrAll(selector string) ([]block.Variant, error) {
-	if selector != "" {
+	if selector != AllVersions {
 		return r.match(selector)
 	}
 	var vs []block.Variant

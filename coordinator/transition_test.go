@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -101,7 +102,7 @@ func TestScenarios(t *testing.T) {
 				case "keep":
 					r, err = r.Activate(arg, true, s)
 				case "purge":
-					r, err = r.Purge(arg, s)
+					r, err = r.Purge(cmp.Or(arg, AllVersions), s)
 				case "drain":
 					r, err = r.Drain(arg, s)
 				case "revoke":
@@ -175,7 +176,7 @@ func TestNumbersDoNotOverflow(t *testing.T) {
 		e.Epoch = MaxNumber - 1
 		r.Variants[v] = e
 	}
-	if _, err := r.Purge("", Stamp{Now: start, Act: Act{1}}); !errors.Is(err, ErrExhausted) {
+	if _, err := r.Purge(AllVersions, Stamp{Now: start, Act: Act{1}}); !errors.Is(err, ErrExhausted) {
 		t.Errorf("got %v, want ErrExhausted", err)
 	}
 }

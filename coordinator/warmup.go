@@ -118,7 +118,7 @@ func (c *Control) jobs(ctx context.Context) ([]storedJob, error) {
 }
 
 func (c *Control) job(ctx context.Context, id string) (storedJob, error) {
-	if ValidateModel(id) != nil {
+	if validateName("the id of a warm-up", id) != nil {
 		return storedJob{}, fmt.Errorf("%w: %.64q", ErrNoJob, id)
 	}
 	raw, err := c.rdb.HGet(ctx, jobsKey, id).Result()

@@ -126,7 +126,7 @@ func (c *Client) Warmups(ctx context.Context) ([]Job, error) {
 
 // Warmup returns one job.
 func (c *Client) Warmup(ctx context.Context, id string) (j Job, err error) {
-	if err := ValidateModel(id); err != nil {
+	if err := validateName("the id of a warm-up", id); err != nil {
 		return j, fmt.Errorf("%w: %.64q", ErrNoJob, id)
 	}
 	return j, c.do(ctx, http.MethodGet, c.base.JoinPath("v1", "warmups", id), nil, &j)
@@ -134,7 +134,7 @@ func (c *Client) Warmup(ctx context.Context, id string) (j Job, err error) {
 
 // SteerWarmup pauses, resumes or cancels a job; action is the last word of the route.
 func (c *Client) SteerWarmup(ctx context.Context, id, action string) (j Job, err error) {
-	if err := ValidateModel(id); err != nil {
+	if err := validateName("the id of a warm-up", id); err != nil {
 		return j, fmt.Errorf("%w: %.64q", ErrNoJob, id)
 	}
 	return j, c.do(ctx, http.MethodPost, c.base.JoinPath("v1", "warmups", id, action), struct{}{}, &j)

@@ -70,10 +70,10 @@ func (o WatchOptions) validate() error {
 		errs = append(errs, fmt.Errorf("%w: WatchOptions.Control is nil", ErrInvalid))
 	}
 	if err := ValidateModel(o.Model); err != nil {
-		errs = append(errs, fmt.Errorf("WatchOptions.Model: %w", err))
+		errs = append(errs, err)
 	}
-	if err := ValidateModel(o.Incarnation); err != nil {
-		errs = append(errs, fmt.Errorf("WatchOptions.Incarnation: %w", err))
+	if err := validateName("the worker's incarnation", o.Incarnation); err != nil {
+		errs = append(errs, err)
 	}
 	if o.Poll <= 0 || o.Lease < 2*o.Poll {
 		errs = append(errs, fmt.Errorf("%w: WatchOptions: Poll %v, Lease %v: want 0 < 2×Poll <= Lease", ErrInvalid, o.Poll, o.Lease))

@@ -147,7 +147,7 @@ func stateOf(b *bubble) Record {
 func TestRaceMessageDuplicatedAndReordered(t *testing.T) { // races 12, 13
 	var changes atomic.Int64
 	inBubble(t, func(o *WatchOptions) { o.OnChange = func(View) { changes.Add(1) } }, func(b *bubble) {
-		if _, err := b.coord.Purge(b.Context(), "m", ""); err != nil {
+		if _, err := b.coord.Purge(b.Context(), "m", AllVersions); err != nil {
 			b.Fatal(err)
 		}
 		for _, gen := range []uint64{3, 3, 2, 1, 3, 2} {
@@ -479,8 +479,8 @@ func TestCloseLeaves(t *testing.T) {
 }
 
 func TestWatchOptions(t *testing.T) {
-	_, err := NewWatch(WatchOptions{Model: "a/b", Poll: time.Second, Lease: time.Second, Beat: time.Minute})
-	for _, want := range []string{"Control", "Model", "Lease", "Beat"} {
+	_, err := NewWatch(WatchOptions{Model: "a//b", Poll: time.Second, Lease: time.Second, Beat: time.Minute})
+	for _, want := range []string{"Control", "model name", "Lease", "Beat"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %s: %v", want, err)
 		}

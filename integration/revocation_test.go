@@ -52,7 +52,7 @@ func TestRevocationLatency(t *testing.T) {
 	time.Sleep(600 * time.Millisecond) // subscribed
 	purge := func(hint bool) time.Duration {
 		changed := w.Changed()
-		next, err := stored.Purge("", stamp())
+		next, err := stored.Purge(coordinator.AllVersions, stamp())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -106,7 +106,7 @@ func TestAWorkerFollowsTheRecord(t *testing.T) {
 		t.Errorf("after the activation: %d cached tokens on %s", got.CachedTokens(), got.Label)
 	}
 	before := complete(t, f.replica, worker.Request{Prompt: "x"}).Epoch
-	if _, err := f.coord.Purge(t.Context(), "m", ""); err != nil {
+	if _, err := f.coord.Purge(t.Context(), "m", coordinator.AllVersions); err != nil {
 		t.Fatal(err)
 	}
 	f.await(t, "in another epoch", func() bool { return f.replica.Cache().View().Epoch > before })

@@ -9,7 +9,7 @@ import (
 
 // fromEnvironment gives every flag that was not on the command line the value of its variable: --hot-bytes is KVTIER_HOT_BYTES. What should
 // not stand in an environment, such as a token, may stand in a file whose name does: KVTIER_TOKEN_FILE. A list is separated by commas. An
-// empty variable counts as unset.
+// empty variable counts as unset, except for flags that narrow what a command takes away.
 func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
 	var failed error
 	flags.VisitAll(func(f *pflag.Flag) {
@@ -17,13 +17,15 @@ func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) e
 			return
 		}
 		name := envName(f.Name)
-		value, _ := lookup(name)
+		value, set := lookup(name)
 		file, _ := lookup(name + "_FILE")
 		switch {
 		case value != "" && file != "":
 			failed = usagef("%s and %s_FILE are both set: leave one out", name, name)
 		case file != "":
 			failed = fromFile(flags, f.Name, name+"_FILE", file)
+		case set && value == "" && f.Annotations[narrows] != nil:
+			failed = usagef("%s is set and empty, and would let this reach further than meant: give it a value, or unset it", name)
 		case value != "":
 			if err := flags.Set(f.Name, value); err != nil {
 				failed = usagef("%s=%q: %w", name, value, err)
@@ -48,6 +50,9 @@ func fromFile(flags *pflag.FlagSet, flag, variable, file string) error {
 	}
 	return nil
 }
+
+// narrows marks flags that confine what a command takes away: empty must not be read as all.
+const narrows = "narrows"
 
 func envName(flag string) string {
 	return "KVTIER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))

@@ -63,12 +63,31 @@ func TestModelCommands(t *testing.T) {
 	model(exitOK, "revoke", "m", "step-1")
 	model(exitOK, "purge", "m", "--tenant", "acme", "--secret", "s")
 	model(exitUsage, "purge", "m", "b", "--tenant", "acme")
+	unchanged := model(exitOK, "status", "m", "--json")
+	for _, bad := range [][]string{{""}, {"--tenant", ""}, {"--tenant="}, {"--tenant", "a", "--unsalted"}, {"b", "--unsalted"}} { // empty is not all
+		if out := model(exitUsage, append([]string{"purge", "m"}, bad...)...); !strings.Contains(out, "empty") && !strings.Contains(out, "leave") {
+			t.Errorf("purge m %q: %s", bad, out)
+		}
+	}
+	t.Setenv("KVTIER_TENANT", "")
+	if out := model(exitUsage, "purge", "m"); !strings.Contains(out, "KVTIER_TENANT is set and empty") {
+		t.Errorf("an empty variable: %s", out)
+	}
+	os.Unsetenv("KVTIER_TENANT")
+	if now := model(exitOK, "status", "m", "--json"); now != unchanged {
+		t.Errorf("what was refused has changed the record: %s, before %s", now, unchanged)
+	}
+	model(exitOK, "purge", "m", "--unsalted")
 	model(exitUsage, "repair", "m")
 	var st []coordinator.Status
 	if err := json.Unmarshal([]byte(model(exitOK, "status", "m", "--json")), &st); err != nil {
 		t.Fatal(err)
 	}
-	if len(st[0].Tenants) != 1 || st[0].Tenants[0].Namespace != block.Namespace([]byte("s"), "acme") {
+	purged := map[block.Digest]bool{}
+	for _, x := range st[0].Tenants {
+		purged[x.Namespace] = x.Purged > 0
+	}
+	if len(purged) != 2 || !purged[block.Namespace([]byte("s"), "acme")] || !purged[block.Namespace(nil, "")] {
 		t.Errorf("tenants: %+v", st[0].Tenants)
 	}
 	if raw, _ := srv.Get("kvt1:{ctl}:model:m"); strings.Contains(raw, "acme") {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -72,20 +71,32 @@ func identityOf(file string, blockTokens int, q block.Quant) (block.Identity, er
 // purge makes entries unreachable: the model's, a version's or a tenant's.
 func (f *modelFlags) purge() *cobra.Command {
 	var tenant, secret string
+	var unsalted bool
 	var cmd *cobra.Command
 	cmd = f.change("purge MODEL [VERSION]", "Make all entries of the model, of a version or of a tenant unreachable", cobra.RangeArgs(1, 2),
 		func(ctx context.Context, c *coordinator.Client, a []string) (coordinator.Result, error) {
-			version := strings.Join(a[1:], "")
-			if !cmd.Flags().Changed("tenant") { // --tenant "" is the tenant without a salt
-				return c.Purge(ctx, a[0], version)
+			version, byTenant := coordinator.AllVersions, cmd.Flags().Changed("tenant")
+			if len(a) > 1 {
+				version = a[1]
 			}
-			if version != "" {
+			switch {
+			case version == "":
+				return coordinator.Result{}, usagef("VERSION is empty: name it, or leave it out to purge the whole model")
+			case byTenant && tenant == "":
+				return coordinator.Result{}, usagef("--tenant is empty: name its cache_salt; --unsalted is for what was stored without one")
+			case byTenant && unsalted:
+				return coordinator.Result{}, usagef("--tenant and --unsalted name two tenants: leave one out")
+			case !byTenant && !unsalted:
+				return c.Purge(ctx, a[0], version)
+			case len(a) > 1:
 				return coordinator.Result{}, usagef("a tenant is purged in all versions: leave out %q", version)
 			}
 			return c.PurgeTenant(ctx, a[0], block.Namespace([]byte(secret), tenant))
 		})
 	cmd.Flags().StringVar(&tenant, "tenant", "", "cache `salt` of one tenant: only its entries, in every version; the salt itself is not sent")
-	cmd.Flags().StringVar(&secret, "secret", "", "with --tenant: the cluster secret, if the workers have one")
+	_ = cmd.Flags().SetAnnotation("tenant", narrows, []string{"purge"})
+	cmd.Flags().BoolVar(&unsalted, "unsalted", false, "only what was stored for requests without a cache_salt, in every version")
+	cmd.Flags().StringVar(&secret, "secret", "", "with --tenant or --unsalted: the cluster secret, if the workers have one")
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,7 +55,11 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, dst any, opti
 			}
 		}
 	}
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	body := bufio.NewReader(http.MaxBytesReader(w, r.Body, limit))
+	if word, _ := body.Peek(4); string(word) == "null" { // which a decoder takes for no change
+		return BadRequest("invalid_type", "", "the body is a JSON null, want an object")
+	}
+	dec := json.NewDecoder(body)
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(dst); err != nil {
 		if optional && errors.Is(err, io.EOF) {

@@ -167,7 +167,9 @@ func (w *world) fork() {
 	if l.cut || l.pending != nil {
 		return
 	}
-	purge := func(r coordinator.Record, s coordinator.Stamp) (coordinator.Record, error) { return r.Purge("", s) }
+	purge := func(r coordinator.Record, s coordinator.Stamp) (coordinator.Record, error) {
+		return r.Purge(coordinator.AllVersions, s)
+	}
 	before, err := c.load()
 	if err != nil || !l.update("purge", false, purge) {
 		return

@@ -93,7 +93,9 @@ func (l *leader) change() {
 			return r.Activate(version, keep, s)
 		})
 	case 5, 6, 7, 8, 9:
-		l.update("purge", false, func(r coordinator.Record, s coordinator.Stamp) (coordinator.Record, error) { return r.Purge("", s) })
+		l.update("purge", false, func(r coordinator.Record, s coordinator.Stamp) (coordinator.Record, error) {
+			return r.Purge(coordinator.AllVersions, s)
+		})
 	case 10:
 		l.update("purge "+version, false, func(r coordinator.Record, s coordinator.Stamp) (coordinator.Record, error) {
 			return r.Purge(version, s)
