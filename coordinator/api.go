@@ -86,13 +86,7 @@ func (c *Coordinator) Handler(token string) http.Handler {
 	for _, r := range c.routes() {
 		mux.Handle(r.pattern, r.handler)
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		httpapi.WriteError(w, &httpapi.Error{
-			Status: http.StatusNotFound, Type: httpapi.TypeInvalidRequest, Code: "unknown_route",
-			Message: "there is no " + r.Method + " " + r.URL.Path,
-		})
-	})
-	return httpapi.SameOrigin(httpapi.RequireToken(token, modelPaths(mux)))
+	return httpapi.Handler(mux, httpapi.Options{Token: token, Logger: c.opt.Logger, Path: modelPath})
 }
 
 func (c *Coordinator) routes() []route {

@@ -1,12 +1,12 @@
 package coordinator
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/kvtier/kvtier/internal/httpapi"
 )
@@ -56,35 +56,26 @@ var (
 	collections = []string{"tenants", "pins"}
 )
 
-// modelPaths lets names of models stand in paths as they are, slashes included: /v1/models/meta-llama/Llama-3-8B/purge. The routes behind it have
-// one segment for a name, where a slash is %2F.
-func modelPaths(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		const prefix = "/v1/models/"
-		rest, ok := strings.CutPrefix(r.URL.EscapedPath(), prefix)
-		if !ok || !strings.Contains(rest, "/") {
-			next.ServeHTTP(w, r)
-			return
-		}
-		segments, n := strings.Split(rest, "/"), 0
-		switch k := len(segments); {
-		case slices.Contains(actions, segments[k-1]):
-			n = k - 1
-		case k > 2 && slices.Contains(collections, segments[k-2]):
-			n = k - 2
-		default:
-			n = k
-		}
-		escaped := prefix + strings.Join(append([]string{strings.Join(segments[:n], "%2F")}, segments[n:]...), "/")
-		path, err := url.PathUnescape(escaped)
-		if err != nil || n == 0 {
-			next.ServeHTTP(w, r)
-			return
-		}
-		q := r.Clone(r.Context())
-		q.URL.Path, q.URL.RawPath = path, escaped
-		next.ServeHTTP(w, q)
-	})
+// modelPath lets names of models stand in paths as they are, slashes included: /v1/models/meta-llama/Llama-3-8B/purge. The routes have one
+// segment for a name, where a slash is %2F.
+func modelPath(escaped string) string {
+	const prefix = "/v1/models/"
+	rest, ok := strings.CutPrefix(escaped, prefix)
+	if !ok {
+		return escaped
+	}
+	segments := strings.Split(rest, "/")
+	n := len(segments)
+	switch {
+	case slices.Contains(actions, segments[n-1]):
+		n--
+	case n > 2 && slices.Contains(collections, segments[n-2]):
+		n -= 2
+	}
+	if n < 2 {
+		return escaped
+	}
+	return prefix + strings.Join(append([]string{strings.Join(segments[:n], "%2F")}, segments[n:]...), "/")
 }
 
 // AllVersions selects every version of a model, where that is meant. An empty selector never does.
@@ -97,16 +88,13 @@ type name struct {
 	value string
 }
 
-// UnmarshalJSON implements json.Unmarshaler.
-func (n *name) UnmarshalJSON(b []byte) error {
+// UnmarshalJSONFrom implements json.UnmarshalerFrom.
+func (n *name) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	n.given = true
-	if string(b) == "null" {
-		return nil
+	if dec.PeekKind() == jsontext.KindNull {
+		return dec.SkipValue()
 	}
-	if err := json.Unmarshal(b, &n.value); err != nil {
-		return httpapi.BadRequest("invalid_type", "", "a version or tenant to purge is a string")
-	}
-	return nil
+	return json.UnmarshalDecode(dec, &n.value)
 }
 
 // check says what is wrong with a field that is there and empty.

@@ -3,31 +3,11 @@ package coordinator
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 )
-
-// send is a call as people make it who have no client of ours.
-func send(t *testing.T, method, url, body string) (status int, answer string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(b)
-}
 
 // Empty is never read as all: a call that takes something away does so when it says what, or nothing at all where that means everything. What is
 // refused leaves the record as it was, byte by byte.
@@ -73,7 +53,7 @@ func TestEmptyIsNotAll(t *testing.T) {
 		{"POST", "/v1/models/m/revoke", `null`, "null"},
 		{"POST", "/v1/models/m/drain", `{"version":""}`, "a version is needed"},
 		{"POST", "/v1/models/m/activate", `{"version":""}`, "a version is needed"},
-		{"POST", "/v1/models/m/warm", `{"version":null}`, "a version is needed"},
+		{"POST", "/v1/models/m/warm", `{"version":null}`, "version is null"},
 		{"DELETE", "/v1/models/m/pins/", ``, ""},
 		{"DELETE", "/v1/models/m/pins", ``, ""},
 		{"DELETE", "/v1/models/m/tenants/", ``, ""},

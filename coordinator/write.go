@@ -6,6 +6,8 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"time"
+
+	"github.com/kvtier/kvtier/internal/httpapi"
 )
 
 // proposal is a change of one model's record.
@@ -28,7 +30,7 @@ func (c *Coordinator) change(ctx context.Context, p proposal) (Result, error) {
 	}
 	if changed {
 		c.metrics.transitions.WithLabelValues(p.what).Inc()
-		c.opt.Logger.Info("record changed", "model", p.model, "change", p.what, "gen", stored.Gen)
+		c.opt.Logger.Info("record changed", "model", p.model, "change", p.what, "gen", stored.Gen, "request_id", httpapi.RequestIDOf(ctx))
 	}
 	return Result{Model: p.model, Gen: stored.Gen, Changed: changed, Versions: stored.Versions()}, nil
 }

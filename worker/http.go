@@ -60,7 +60,7 @@ func Handler(r *Replica, opts HandlerOptions) http.Handler {
 	for _, route := range a.routes() {
 		mux.HandleFunc(route.pattern, route.serve)
 	}
-	return httpapi.SameOrigin(httpapi.RequireToken(opts.Token, httpapi.LimitBodies(maxBody, mux)))
+	return httpapi.Handler(mux, httpapi.Options{Token: opts.Token, BodyBytes: maxBody, Logger: r.opts.Logger})
 }
 
 type api struct {

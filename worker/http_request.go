@@ -160,7 +160,7 @@ func (a *api) read(w http.ResponseWriter, r *http.Request, dst any) error {
 		rest = io.MultiReader(rest, failing{err}) // ReadJSON says it in its words
 	}
 	r.Body = io.NopCloser(rest)
-	return httpapi.ReadJSON(w, r, maxBody, dst)
+	return httpapi.ReadOpenAIJSON(w, r, maxBody, dst)
 }
 
 // failing is a reader that has nothing but an error.

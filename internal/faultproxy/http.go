@@ -47,5 +47,5 @@ func Handler(p *Proxy, token string) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
-	return httpapi.SameOrigin(httpapi.RequireToken(token, mux))
+	return httpapi.Handler(mux, httpapi.Options{Token: token})
 }

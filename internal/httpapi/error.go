@@ -39,6 +39,9 @@ func WriteError(w http.ResponseWriter, err error) {
 	if !ok {
 		e = &Error{Status: http.StatusInternalServerError, Message: err.Error(), Type: TypeServer, Code: "internal_error"}
 	}
+	if answer, ok := w.(*statusWriter); ok {
+		answer.err = e
+	}
 	WriteJSON(w, e.Status, errorBody{e})
 }
 

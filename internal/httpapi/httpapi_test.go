@@ -43,6 +43,10 @@ func TestReadJSON(t *testing.T) {
 		{name: "wrong list", body: `{"stop":"x"}`, code: "invalid_type", param: "stop", says: "want an array"},
 		{name: "wrong flag", body: `{"stream":"x"}`, code: "invalid_type", param: "stream", says: "want true or false"},
 		{name: "nested", body: `{"options":{"temperature":"x"}}`, code: "invalid_type", param: "options.temperature", says: "want a number"},
+		{name: "twice", body: `{"model":"a","model":"b"}`, code: "repeated_field", param: "model", says: "twice"},
+		{name: "other case", body: `{"options":{"Temperature":1}}`, code: "unknown_field", param: "options.Temperature", says: "called temperature"},
+		{name: "null", body: `{"model":null}`, code: "invalid_type", param: "model", says: "model is null, want a string"},
+		{name: "not UTF-8", body: "{\"model\":\"\xff\"}", code: "invalid_utf8", says: "UTF-8"},
 		{name: "not an object", body: `[1]`, code: "invalid_type", says: "want an object"},
 		{name: "cut", body: `{"model":"m`, code: "invalid_json", says: "middle"},
 		{name: "syntax", body: `{"model":}`, code: "invalid_json", says: "at byte"},
@@ -70,11 +74,23 @@ func TestReadJSON(t *testing.T) {
 			}
 		})
 	}
-	r := httptest.NewRequestWithContext(t.Context(), "POST", "/", http.NoBody)
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/", strings.NewReader(`{"model":null,"stop":null}`))
+	if err := ReadOpenAIJSON(httptest.NewRecorder(), r, 0, &body{}); err != nil {
+		t.Errorf("null in OpenAI's API: %v", err)
+	}
+	r = httptest.NewRequestWithContext(t.Context(), "POST", "/", io.NopCloser(io.MultiReader(strings.NewReader("{"), failing{})))
+	if err := ReadJSON(httptest.NewRecorder(), r, 0, &body{}); err == nil || !strings.Contains(err.Error(), "did not arrive") {
+		t.Errorf("a connection that ended: %v", err)
+	}
+	r = httptest.NewRequestWithContext(t.Context(), "POST", "/", http.NoBody)
 	if err := ReadOptionalJSON(httptest.NewRecorder(), r, 0, &body{}); err != nil {
 		t.Errorf("an optional body: %v", err)
 	}
 }
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 // FuzzReadJSON: whatever comes in, the answer is success or a 4xx in the right shape.
 func FuzzReadJSON(f *testing.F) {

@@ -1,14 +1,14 @@
 package httpapi
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
-	"strings"
+
+	"github.com/kvtier/kvtier/internal/strictjson"
 )
 
 // DefaultBodyBytes is enough for every administrative request.
@@ -30,18 +30,24 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(b, '\n')) // the client is gone if this fails
 }
 
-// ReadJSON decodes the body, of at most limit bytes (0 means DefaultBodyBytes), into dst. It accepts exactly one JSON value with known fields.
-// The error is an *Error that names the field at fault. An empty body is an error; see ReadOptionalJSON.
+// ReadJSON decodes the body, of at most limit bytes (0 means DefaultBodyBytes), into dst, which points to a zero value. It accepts exactly
+// one JSON value by the rules of package strictjson: known fields, once each, none of them null where a value belongs. The error is an
+// *Error that names the field at fault. An empty body is an error; see ReadOptionalJSON.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, dst any) error {
-	return readJSON(w, r, limit, dst, false)
+	return readJSON(w, r, limit, dst, false, strictjson.Options{})
 }
 
 // ReadOptionalJSON is ReadJSON for requests whose body may be empty: dst then keeps its value.
 func ReadOptionalJSON(w http.ResponseWriter, r *http.Request, limit int64, dst any) error {
-	return readJSON(w, r, limit, dst, true)
+	return readJSON(w, r, limit, dst, true, strictjson.Options{})
 }
 
-func readJSON(w http.ResponseWriter, r *http.Request, limit int64, dst any, optional bool) error {
+// ReadOpenAIJSON is ReadJSON for the routes of OpenAI's API, where a field that is null is one that was left out.
+func ReadOpenAIJSON(w http.ResponseWriter, r *http.Request, limit int64, dst any) error {
+	return readJSON(w, r, limit, dst, false, strictjson.Options{NullIsAbsent: true})
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, dst any, optional bool, opt strictjson.Options) error {
 	if limit <= 0 {
 		limit = DefaultBodyBytes
 	}
@@ -55,73 +61,56 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, dst any, opti
 			}
 		}
 	}
-	body := bufio.NewReader(http.MaxBytesReader(w, r.Body, limit))
-	if word, _ := body.Peek(4); string(word) == "null" { // which a decoder takes for no change
-		return BadRequest("invalid_type", "", "the body is a JSON null, want an object")
+	var body bytes.Buffer
+	if r.ContentLength > 0 {
+		body.Grow(int(min(r.ContentLength, limit)) + bytes.MinRead)
 	}
-	dec := json.NewDecoder(body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(dst); err != nil {
-		if optional && errors.Is(err, io.EOF) {
-			return nil
-		}
-		return bodyError(err, limit)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, limit)); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return bodyError(err, limit)
+			return &Error{
+				Status: http.StatusRequestEntityTooLarge, Type: TypeInvalidRequest, Code: "body_too_large",
+				Message: fmt.Sprintf("the body is longer than %d bytes", limit),
+			}
 		}
-		return BadRequest("invalid_json", "", "something follows the JSON value in the body")
+		return BadRequest("incomplete_body", "", "the body did not arrive: the connection ended or was too slow")
 	}
-	return nil
+	if optional && body.Len() == 0 {
+		return nil
+	}
+	return DecodeError(strictjson.Decode(body.Bytes(), dst, opt), "the body")
 }
 
-// bodyError turns a decoder's error into one that a user can act on.
-func bodyError(err error, limit int64) error {
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return &Error{
-			Status: http.StatusRequestEntityTooLarge, Type: TypeInvalidRequest, Code: "body_too_large",
-			Message: fmt.Sprintf("the body is longer than %d bytes", limit),
-		}
+// DecodeError is the answer to an error of package strictjson; whole is what the JSON as such is called, such as "the body".
+func DecodeError(err error, whole string) error {
+	if err == nil {
+		return nil
 	}
 	if e, ok := errors.AsType[*Error](err); ok { // of a type that decodes itself
 		return e
 	}
-	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		if e.Field == "" {
-			return BadRequest("invalid_type", "", fmt.Sprintf("the body is a JSON %s, want %s", e.Value, kindName(e.Type.Kind().String())))
-		}
-		return BadRequest("invalid_type", e.Field, fmt.Sprintf("%s is a JSON %s, want %s", e.Field, e.Value, kindName(e.Type.Kind().String())))
+	e, ok := errors.AsType[*strictjson.Error](err)
+	if !ok {
+		return BadRequest("invalid_request", "", whole+" cannot be used: "+err.Error())
 	}
-	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return BadRequest("invalid_json", "", fmt.Sprintf("the body is not JSON: %v at byte %d", e, e.Offset))
+	says := e.Says(whole)
+	if e.Kind == strictjson.Empty {
+		says += ", want a JSON object"
 	}
-	if errors.Is(err, io.EOF) {
-		return BadRequest("missing_body", "", "the body is empty, want a JSON object")
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return BadRequest("invalid_json", "", "the body ends in the middle of the JSON value")
-	}
-	// encoding/json has no type for this one.
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return BadRequest("unknown_field", strings.Trim(name, `"`), fmt.Sprintf("unknown field %.100s", name))
-	}
-	return BadRequest("invalid_request", "", fmt.Sprintf("the body cannot be used: %v", err))
+	return BadRequest(decodeCode(e.Kind), e.Path, says)
 }
 
-// kindName says a Go kind in JSON's words.
-func kindName(kind string) string {
-	switch {
-	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
-		return "a whole number in range"
-	case strings.HasPrefix(kind, "float"):
-		return "a number"
-	case kind == "string":
-		return "a string"
-	case kind == "bool":
-		return "true or false"
-	case kind == "slice" || kind == "array":
-		return "an array"
+func decodeCode(k strictjson.Kind) string {
+	switch k {
+	case strictjson.Empty:
+		return "missing_body"
+	case strictjson.Encoding:
+		return "invalid_utf8"
+	case strictjson.Unknown:
+		return "unknown_field"
+	case strictjson.Repeated:
+		return "repeated_field"
+	case strictjson.Type:
+		return "invalid_type"
 	}
-	return "an object"
+	return "invalid_json"
 }
