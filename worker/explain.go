@@ -120,18 +120,19 @@ func (r *Replica) Explain(ctx context.Context, req Request) (Explanation, error)
 }
 
 type explainRequest struct {
-	Prompt    prompt  `json:"prompt"`
+	Prompt    prompts `json:"prompt"`
 	CacheSalt *string `json:"cache_salt"`
 }
 
 func (q *explainRequest) request() (Request, error) {
-	if !q.Prompt.set {
-		return Request{}, httpapi.BadRequest("missing_field", "prompt", "prompt is missing")
+	p, err := q.Prompt.one()
+	if err != nil {
+		return Request{}, err
 	}
 	if q.CacheSalt != nil && *q.CacheSalt == "" {
 		return Request{}, httpapi.BadRequest("invalid_value", "cache_salt", "cache_salt is empty: leave it out or name the tenant")
 	}
-	req := Request{Prompt: q.Prompt.text, Tokens: q.Prompt.tokens}
+	req := Request{Prompt: p.text, Tokens: p.tokens}
 	set(&req.Salt, q.CacheSalt)
 	return req, nil
 }

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -49,32 +48,6 @@ type message struct {
 	ToolCallID   any   `json:"tool_call_id"`
 }
 
-// content is a text, a list of parts that are texts, or nothing.
-type content string
-
-func (c *content) UnmarshalJSON(b []byte) error {
-	var text string
-	if json.Unmarshal(b, &text) == nil {
-		*c = content(text)
-		return nil
-	}
-	var parts []struct {
-		Type string `json:"type"`
-		Text string `json:"text"`
-	}
-	if json.Unmarshal(b, &parts) != nil {
-		return httpapi.BadRequest("invalid_type", "messages", "the content of a message is neither a string nor an array of parts")
-	}
-	for _, p := range parts {
-		if p.Type != "text" {
-			return httpapi.BadRequest("unsupported_content", "messages", fmt.Sprintf("a part of type %.40q is not supported, only text", p.Type))
-		}
-		text += p.Text
-	}
-	*c = content(text)
-	return nil
-}
-
 // roles that a message may have, and what templates call them.
 var roles = map[string]string{"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -116,6 +89,9 @@ func (m *message) check(i int) error {
 	role, ok := roles[m.Role]
 	if !ok {
 		return httpapi.BadRequest("invalid_value", "messages", fmt.Sprintf("message %d has role %.40q, want system, developer, user or assistant", i, m.Role))
+	}
+	if !m.Content.set && role != "assistant" { // an assistant's may be null, where it refused
+		return httpapi.BadRequest("missing_field", "messages", fmt.Sprintf("message %d, of role %s, has no content", i, m.Role))
 	}
 	m.Role = role
 	if len(m.ToolCalls) > 0 || m.FunctionCall != nil || m.ToolCallID != nil {
@@ -265,7 +241,7 @@ func plainTemplate(messages []message) string {
 		if speaker == "" {
 			speaker = m.Role
 		}
-		fmt.Fprintf(&b, "%s:\n%s\n\n", strings.ToUpper(speaker), m.Content)
+		fmt.Fprintf(&b, "%s:\n%s\n\n", strings.ToUpper(speaker), m.Content.text)
 	}
 	b.WriteString("ASSISTANT:\n")
 	return b.String()

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
 	"unicode/utf8"
@@ -12,35 +11,12 @@ import (
 // completionRequest is the part of OpenAI's request that the worker honours, and what it refuses by name.
 type completionRequest struct {
 	sampling
-	Prompt   prompt `json:"prompt"`
-	Logprobs *int   `json:"logprobs"`
-	Echo     bool   `json:"echo"`
+	Prompt   prompts `json:"prompt"`
+	Logprobs *int    `json:"logprobs"`
+	Echo     bool    `json:"echo"`
 
 	BestOf *int    `json:"best_of"`
 	Suffix *string `json:"suffix"`
-}
-
-// prompt is a text or a list of token ids.
-type prompt struct {
-	text   string
-	tokens []int32
-	set    bool
-}
-
-func (p *prompt) UnmarshalJSON(b []byte) error {
-	p.set = string(b) != "null"
-	if json.Unmarshal(b, &p.text) == nil {
-		return nil
-	}
-	if json.Unmarshal(b, &p.tokens) == nil {
-		return nil
-	}
-	var one []string // a batch of one
-	if json.Unmarshal(b, &one) == nil && len(one) == 1 {
-		p.text = one[0]
-		return nil
-	}
-	return httpapi.BadRequest("invalid_type", "prompt", "prompt is neither a string nor an array of token ids; several prompts are several requests")
 }
 
 func (q *completionRequest) request(model string) (Request, error) {
@@ -48,8 +24,9 @@ func (q *completionRequest) request(model string) (Request, error) {
 	if err != nil {
 		return req, err
 	}
-	if !q.Prompt.set {
-		return req, httpapi.BadRequest("missing_field", "prompt", "prompt is missing")
+	p, err := q.Prompt.one()
+	if err != nil {
+		return req, err
 	}
 	if err := refuse(
 		refused{"best_of", q.BestOf != nil && *q.BestOf != max(1, req.N)},
@@ -60,7 +37,7 @@ func (q *completionRequest) request(model string) (Request, error) {
 	if q.Echo && q.Logprobs != nil {
 		return req, httpapi.BadRequest("unsupported_parameter", "echo", "echo together with logprobs is not supported: tokens of the prompt that were cached have none")
 	}
-	req.Prompt, req.Tokens = q.Prompt.text, q.Prompt.tokens
+	req.Prompt, req.Tokens = p.text, p.tokens
 	if q.Logprobs != nil {
 		req.Logprobs, req.TopLogprobs = true, *q.Logprobs
 		if req.TopLogprobs < 0 || req.TopLogprobs > 5 {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -48,23 +47,6 @@ type sampling struct {
 type streamOptions struct {
 	IncludeUsage       bool  `json:"include_usage"`
 	IncludeObfuscation *bool `json:"include_obfuscation"` // padding against eavesdroppers; there is none
-}
-
-// stops is a text, a list of texts, or nothing.
-type stops []string
-
-func (s *stops) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		if *s = nil; string(b) != "null" {
-			*s = stops{one}
-		}
-		return nil
-	}
-	if json.Unmarshal(b, (*[]string)(s)) == nil {
-		return nil
-	}
-	return httpapi.BadRequest("invalid_type", "stop", "stop is neither a string nor an array of strings")
 }
 
 // unsupported is the error of a field that would change the output.

@@ -182,7 +182,7 @@ func (a *api) tokens(w http.ResponseWriter, r *http.Request) {
 	for _, turns := range body.Conversations {
 		messages := make([]message, len(turns))
 		for i, t := range turns {
-			messages[i] = message{Role: t.Role, Content: content(t.Content)}
+			messages[i] = message{Role: t.Role, Content: content{text: t.Content, set: true}}
 		}
 		q := Request{}
 		var err error

@@ -71,7 +71,7 @@ func (c *chatTemplate) render(messages []message) (prompt string, markup bool, e
 	}
 	turns := make([]any, len(messages))
 	for i, m := range messages {
-		turn := map[string]any{"role": m.Role, "content": string(m.Content)}
+		turn := map[string]any{"role": m.Role, "content": m.Content.text}
 		if m.Name != "" {
 			turn["name"] = m.Name
 		}

@@ -30,7 +30,7 @@ var templatesInUse = []struct{ name, source, want string }{
 	{"filtered loop", "{% for m in messages if m.role != 'system' %}{{ loop.index }}{{ m.content }} {% endfor %}{% for i in range(2, 0, -1) %}{{ i }}{% endfor %}", "1Hi 2Hello. 3Bye 21"},
 }
 
-var conversation = []message{{Role: "system", Content: "Be brief."}, {Role: "user", Content: "Hi"}, {Role: "assistant", Content: "Hello."}, {Role: "user", Content: "Bye"}}
+var conversation = []message{{Role: "system", Content: content{text: "Be brief.", set: true}}, {Role: "user", Content: content{text: "Hi", set: true}}, {Role: "assistant", Content: content{text: "Hello.", set: true}}, {Role: "user", Content: content{text: "Bye", set: true}}}
 
 func TestChatTemplates(t *testing.T) {
 	for _, c := range templatesInUse {
@@ -39,7 +39,7 @@ func TestChatTemplates(t *testing.T) {
 			t.Errorf("%s: %v, markup %v\n%q, want\n%q", c.name, err, markup, got, c.want)
 		}
 	}
-	named := []message{{Role: "user", Name: "Katharina", Content: "Hi"}}
+	named := []message{{Role: "user", Name: "Katharina", Content: content{text: "Hi", set: true}}}
 	if got := plainTemplate(named); got != "KATHARINA:\nHi\n\nASSISTANT:\n" {
 		t.Errorf("%q", got)
 	}
@@ -77,6 +77,6 @@ func FuzzChatTemplate(f *testing.F) {
 		f.Add(c.source, "hello")
 	}
 	f.Fuzz(func(t *testing.T, source, text string) {
-		_, _, _ = newChatTemplate(engine.ChatTemplate{Source: source}).render([]message{{Role: "user", Content: content(text)}})
+		_, _, _ = newChatTemplate(engine.ChatTemplate{Source: source}).render([]message{{Role: "user", Content: content{text: text, set: true}}})
 	})
 }
