@@ -24,6 +24,8 @@ type format interface {
 	last(usage, kvtierDetails) any
 	// whole is an answer that is not streamed.
 	whole(Result, usage, kvtierDetails) any
+	// field is what the endpoint calls the prompt.
+	field() string
 }
 
 type usage struct {
@@ -94,6 +96,14 @@ func (a *api) template() *chatTemplate {
 	return a.templates.of(e, a.opts.ChatTemplate)
 }
 
+// inField names the field at fault as the client knows it.
+func inField(err error, field string) error {
+	if e, ok := errors.AsType[*RequestError](err); ok && e.Param == "prompt" && field != e.Param {
+		return &RequestError{Code: e.Code, Param: field, Message: e.Message}
+	}
+	return err
+}
+
 // answer runs a request and writes what comes of it, as one document or as a stream.
 func (a *api) answer(w http.ResponseWriter, r *http.Request, req Request, s *sampling, f format) {
 	ctx, cancel := context.WithTimeout(r.Context(), a.opts.RequestTimeout)
@@ -105,7 +115,7 @@ func (a *api) answer(w http.ResponseWriter, r *http.Request, req Request, s *sam
 	res, err := a.replica.Complete(ctx, req)
 	a.metrics.answered(res, err)
 	if err != nil {
-		a.writeError(w, err)
+		a.writeError(w, inField(err, f.field()))
 		return
 	}
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(a.opts.WriteTimeout))
@@ -139,6 +149,7 @@ func (a *api) stream(ctx context.Context, cancel context.CancelFunc, w http.Resp
 		err = errors.Join(context.Canceled, out.err)
 	}
 	a.metrics.answered(res, err)
+	err = inField(err, f.field())
 	switch {
 	case err != nil && !out.begun:
 		a.writeError(w, err)

@@ -31,7 +31,10 @@ type chatRequest struct {
 }
 
 type responseFormat struct {
-	Type string `json:"type"`
+	Type       string `json:"type"`
+	JSONSchema any    `json:"json_schema"`
+	Schema     any    `json:"schema"`  // some servers' place for it
+	Grammar    any    `json:"grammar"` // of type grammar
 }
 
 // message is one turn of a conversation.
@@ -52,22 +55,25 @@ type message struct {
 var roles = map[string]string{"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 func (q *chatRequest) request(model string) (Request, error) {
-	set(&q.MaxTokens, nil)
+	limit := "max_tokens"
 	if q.MaxCompletionTokens != nil {
-		q.MaxTokens = q.MaxCompletionTokens
+		q.MaxTokens, limit = q.MaxCompletionTokens, "max_completion_tokens"
 	}
-	req, err := q.sampling.request(model, FillContext)
+	req, err := q.sampling.request(model, limit, FillContext)
 	if err != nil {
 		return req, err
 	}
 	if err := refuse(
 		refused{"tools", len(q.Tools) > 0}, refused{"functions", len(q.Functions) > 0},
 		refused{"tool_choice", q.ToolChoice != nil && q.ToolChoice != "none" && q.ToolChoice != "auto"}, refused{"function_call", q.FunctionCall != nil && q.FunctionCall != "none"},
-		refused{"response_format", q.ResponseFormat != nil && q.ResponseFormat.Type != "text"},
 		refused{"modalities", len(q.Modalities) > 1 || len(q.Modalities) == 1 && q.Modalities[0] != "text"},
 		refused{"audio", q.Audio != nil}, refused{"web_search_options", q.WebSearchOptions != nil},
 	); err != nil {
 		return req, err
+	}
+	if f := q.ResponseFormat; f != nil && f.Type != "text" { // in OpenAI's words, by which LangChain knows what to advise
+		return req, httpapi.BadRequest("unsupported_parameter", "response_format",
+			fmt.Sprintf("Invalid parameter: 'response_format' of type '%.40s' is not supported with this model: leave it out.", f.Type))
 	}
 	if len(q.Messages) == 0 {
 		return req, httpapi.BadRequest("missing_field", "messages", "messages is missing or empty")
@@ -182,6 +188,8 @@ type chatFormat struct {
 	logprobs  bool
 	begun     map[int]bool // choices that have an event
 }
+
+func (f *chatFormat) field() string { return "messages" }
 
 func (f *chatFormat) response(choices []chatChoice) chatResponse {
 	return chatResponse{ID: f.id, Object: f.object, Created: f.created, Model: f.model, Choices: choices}

@@ -20,7 +20,7 @@ type completionRequest struct {
 }
 
 func (q *completionRequest) request(model string) (Request, error) {
-	req, err := q.sampling.request(model, 16)
+	req, err := q.sampling.request(model, "max_tokens", 16)
 	if err != nil {
 		return req, err
 	}
@@ -98,6 +98,8 @@ type completionFormat struct {
 	offset    map[int]int  // characters of each choice so far
 	begun     map[int]bool // choices that have an event
 }
+
+func (f *completionFormat) field() string { return "prompt" }
 
 func (f *completionFormat) response(choices []completionChoice) completionResponse {
 	return completionResponse{ID: f.id, Object: f.object, Created: f.created, Model: f.model, Choices: choices}

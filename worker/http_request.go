@@ -69,8 +69,8 @@ type refused struct {
 	given bool
 }
 
-// request fills in what both endpoints have. maxTokens is what a client that names none gets.
-func (q *sampling) request(model string, maxTokens int) (Request, error) {
+// request fills in what both endpoints have. limit is the field that MaxTokens comes from, maxTokens what a client that names none gets.
+func (q *sampling) request(model, limit string, maxTokens int) (Request, error) {
 	if q.Model != "" && q.Model != model {
 		return Request{}, unknownModel(q.Model, model)
 	}
@@ -91,7 +91,7 @@ func (q *sampling) request(model string, maxTokens int) (Request, error) {
 		return Request{}, httpapi.BadRequest("invalid_value", "n", fmt.Sprintf("n is %d, want at least 1", *q.N))
 	}
 	if q.MaxTokens != nil && *q.MaxTokens < 0 { // one of them means something else inside
-		return Request{}, httpapi.BadRequest("invalid_value", "max_tokens", fmt.Sprintf("max_tokens is %d, want 0 or more", *q.MaxTokens))
+		return Request{}, httpapi.BadRequest("invalid_value", limit, fmt.Sprintf("%s is %d, want 0 or more", limit, *q.MaxTokens))
 	}
 	req := Request{MaxTokens: maxTokens, Temperature: 1, TopP: 1, Stop: q.Stop}
 	set(&req.MaxTokens, q.MaxTokens)

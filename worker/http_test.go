@@ -129,7 +129,7 @@ func TestBadCompletionsAreRefusedByName(t *testing.T) {
 		"empty salt":      {`{"prompt":"a","cache_salt":""}`, "cache_salt", 400},
 		"top_p":           {`{"prompt":"a","top_p":0}`, "top_p", 400},
 		"negative":        {`{"prompt":"a","max_tokens":-1}`, "max_tokens", 400},
-		"too long":        {`{"prompt":"a","max_tokens":5000}`, "context of 2048 tokens", 400},
+		"too long":        {`{"prompt":"a","max_tokens":5000}`, "This model's maximum context length is 2048 tokens. However, you requested 5001 tokens (1 in the prompt, 5000 in the completion)", 400},
 		"bad token":       {`{"prompt":[5000]}`, "vocabulary", 400},
 		"trailing":        {`{"prompt":"a"} x`, "follows", 400},
 	} {

@@ -157,13 +157,13 @@ func TestOpenAIClientSeesErrors(t *testing.T) {
 		"context": {func(ctx context.Context) error {
 			_, err := c.Completions.New(ctx, openai.CompletionNewParams{Model: "shakespeare", Prompt: prompt, MaxTokens: openai.Int(5000)})
 			return err
-		}, 400, "invalid_request_error", "context_length_exceeded", ""},
+		}, 400, "invalid_request_error", "context_length_exceeded", "prompt"},
 		"in a stream": {func(ctx context.Context) error {
 			s := c.Chat.Completions.NewStreaming(ctx, openai.ChatCompletionNewParams{Model: "shakespeare", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(strings.Repeat("word ", 3000))}})
 			for s.Next() {
 			}
 			return s.Err()
-		}, 400, "invalid_request_error", "context_length_exceeded", ""},
+		}, 400, "invalid_request_error", "context_length_exceeded", "messages"},
 		"tools": {func(ctx context.Context) error {
 			_, err := c.Chat.Completions.New(ctx, openai.ChatCompletionNewParams{Model: "shakespeare", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("a")},
 				Tools: []openai.ChatCompletionToolUnionParam{openai.ChatCompletionFunctionTool(openai.FunctionDefinitionParam{Name: "f"})}})

@@ -154,8 +154,7 @@ func (q *Request) tokens(ctx context.Context, e engine.Engine, maxChoices int) (
 	case most == FillContext && len(tokens) < limit:
 		most = limit - len(tokens)
 	case len(tokens) > limit || most == FillContext || most > limit-len(tokens):
-		return nil, 0, badRequest("context_length_exceeded", "", "prompt of %d tokens and max_tokens %d exceed the model's context of %d tokens: shorten one of them",
-			len(tokens), max(most, 0), limit)
+		return nil, 0, contextExceeded(len(tokens), most, limit)
 	}
 	for i, token := range tokens {
 		if token < 0 || int(token) >= t.Vocab() {
@@ -163,6 +162,17 @@ func (q *Request) tokens(ctx context.Context, e engine.Engine, maxChoices int) (
 		}
 	}
 	return tokens[:len(tokens):len(tokens)], most, nil // generated tokens are appended: never into the caller's array
+}
+
+// contextExceeded is in OpenAI's words: clients that fall back to another model, or cut the conversation, know it by them.
+func contextExceeded(prompt, most, limit int) error {
+	if most == FillContext || prompt > limit {
+		return badRequest("context_length_exceeded", "prompt",
+			"This model's maximum context length is %d tokens. However, your prompt has %d tokens and leaves no room for an answer. Please reduce the length of the prompt.", limit, prompt)
+	}
+	return badRequest("context_length_exceeded", "prompt",
+		"This model's maximum context length is %d tokens. However, you requested %d tokens (%d in the prompt, %d in the completion). Please reduce the length of the prompt or of the completion.",
+		limit, uint64(prompt)+uint64(most), prompt, most)
 }
 
 func encode(ctx context.Context, t engine.Tokenizer, text string, markup bool) ([]int32, error) {
