@@ -114,6 +114,8 @@ func (a *api) fail(w http.ResponseWriter, err error) {
 func (a *api) writeError(w http.ResponseWriter, err error) {
 	if busy, ok := errors.AsType[*BusyError](err); ok {
 		w.Header().Set("Retry-After", strconv.Itoa(int(busy.RetryAfter/time.Second)))
+	} else if errors.Is(err, ErrClosed) {
+		w.Header().Set("Retry-After", "1") // of another worker, at once
 	}
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(a.opts.WriteTimeout))
 	httpapi.WriteError(w, apiError(err))
@@ -134,7 +136,7 @@ func apiError(err error) *httpapi.Error {
 	case errors.Is(err, ErrBusy):
 		return &httpapi.Error{Status: http.StatusTooManyRequests, Type: "rate_limit_error", Code: "too_many_requests", Message: err.Error()}
 	case errors.Is(err, ErrClosed):
-		return server(http.StatusServiceUnavailable, "shutting_down", "the worker is shutting down")
+		return server(http.StatusServiceUnavailable, "shutting_down", "the worker is shutting down: ask another one, or this one again when it is back")
 	case errors.Is(err, engine.ErrUnavailable):
 		return server(http.StatusBadGateway, "engine_unavailable", err.Error())
 	case errors.Is(err, context.DeadlineExceeded):

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -113,6 +114,7 @@ func (a *api) answer(w http.ResponseWriter, r *http.Request, req Request, s *sam
 		return
 	}
 	res, err := a.replica.Complete(ctx, req)
+	err = shutDown(ctx, err)
 	a.metrics.answered(res, err)
 	if err != nil {
 		a.writeError(w, inField(err, f.field()))
@@ -145,6 +147,7 @@ func (a *api) stream(ctx context.Context, cancel context.CancelFunc, w http.Resp
 		}
 	}
 	computing.Wait()
+	err = shutDown(ctx, err)
 	if err == nil && out.err != nil {
 		err = errors.Join(context.Canceled, out.err)
 	}
@@ -164,6 +167,14 @@ func (a *api) stream(ctx context.Context, cancel context.CancelFunc, w http.Resp
 	}
 	out.flush()
 	_ = out.control.SetWriteDeadline(time.Time{})
+}
+
+// shutDown makes ErrClosed of the error of a request that the server does not wait for any more: its client is to ask another worker.
+func shutDown(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), httpapi.ErrShutdown) {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return err
 }
 
 // eventQueue hands events from those who compute to the one who writes. Putting never blocks.

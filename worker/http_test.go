@@ -109,7 +109,7 @@ func TestBadCompletionsAreRefusedByName(t *testing.T) {
 		"unknown field":   {`{"prompt":"a","max_token":5}`, "max_token", 400},
 		"other model":     {`{"prompt":"a","model":"gpt"}`, "shakespeare", 404},
 		"no stream":       {`{"prompt":"a","stream_options":{"include_usage":true}}`, "stream_options", 400},
-		"choices":         {`{"prompt":"a","n":5}`, `"n"`, 400},
+		"choices":         {`{"prompt":"a","n":17}`, `"n"`, 400},
 		"no choice":       {`{"prompt":"a","n":0}`, `"n"`, 400},
 		"stop":            {`{"prompt":"a","stop":7}`, "stop is a number", 400},
 		"empty stop":      {`{"prompt":"a","stop":[""]}`, `"stop"`, 400},

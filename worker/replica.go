@@ -47,13 +47,13 @@ type Options struct {
 	Secret []byte
 	// Gate says whether blocks that only the remote tier has are loaded; the zero value decides by measurements.
 	Gate gate.Mode
-	// MaxSequences bounds the sequences of Serving requests that run at once; more wait for their turn. Default 4. Background requests have half as
-	// many places of their own, at least one.
+	// MaxSequences bounds the sequences of Serving requests that run at once; more wait for their turn. Background requests have half as many places
+	// of their own, at least one. Default: what the engine has room for (engine.Parallel), 16 if it computes them together (engine.Batcher), else 4.
 	MaxSequences int
 	// MaxQueue bounds the requests of one priority that wait; more are refused with ErrBusy. Default 64; negative for none.
 	MaxQueue int
 	// MaxSequenceBytes bounds the K and V that running requests may come to, for prompt and answer; requests wait while it is used up, and one that
-	// needs more alone is refused. Default 0: what MaxSequences and the model's context amount to.
+	// needs more alone is refused. Default: what four sequences of the model's context come to, or, if MaxSequences is set, all of those.
 	MaxSequenceBytes int64
 	// PrefillChunk is how many prompt tokens are computed before others get a turn. Default 128.
 	PrefillChunk int
@@ -80,7 +80,8 @@ type Replica struct {
 		sync.Mutex // guards the fields and every change of the cache's view
 		engine     engine.Engine
 		label      string
-		closed     bool
+		closed     bool         // nothing new is begun
+		ended      bool         // Close was called
 		offered    []Checkpoint // beside those that Follow was given
 	}
 	swaps   sync.Mutex           // one swap at a time
@@ -92,7 +93,10 @@ const wholeLatch = 1 << 30
 
 func (o Options) withDefaults() Options {
 	if o.MaxSequences == 0 {
-		o.MaxSequences = 4
+		o.MaxSequences = sequencesOf(o.Engine)
+		if o.MaxSequenceBytes == 0 { // more sequences, not more memory
+			o.MaxSequenceBytes = fewSequences * sequenceBytes(o.Engine, o.Engine.ContextTokens())
+		}
 	}
 	if o.MaxQueue == 0 {
 		o.MaxQueue = 64
@@ -105,6 +109,24 @@ func (o Options) withDefaults() Options {
 	}
 	o.MaxQueue = max(o.MaxQueue, 0)
 	return o
+}
+
+const (
+	// fewSequences are what an engine takes that computes each by itself: more would make each as much slower.
+	fewSequences = 4
+	// batchSequences are what one takes that computes them together.
+	batchSequences = 16
+)
+
+// sequencesOf says how many sequences fit an engine.
+func sequencesOf(e engine.Engine) int {
+	if p, ok := e.(engine.Parallel); ok {
+		return max(1, p.Sequences())
+	}
+	if _, ok := e.(engine.Batcher); ok {
+		return batchSequences
+	}
+	return fewSequences
 }
 
 func (o Options) validate() error {
@@ -239,24 +261,31 @@ func (r *Replica) SwapWeights(ctx context.Context, label string, open func(conte
 	return old.Close()
 }
 
-// Closing reports whether Close was called.
+// Closing reports whether requests are refused because Drain or Close was called.
 func (r *Replica) Closing() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.mu.closed
 }
 
-// Close refuses new requests and those that wait for a turn, waits for running ones, at most until ctx ends, and closes the engine.
-func (r *Replica) Close(ctx context.Context) error {
+// Drain refuses new requests and those that wait for a turn, with ErrClosed. Running ones go on.
+func (r *Replica) Drain() {
 	r.mu.Lock()
-	already := r.mu.closed
 	r.mu.closed = true
-	e := r.mu.engine
+	r.mu.Unlock()
+	r.queue.close()
+}
+
+// Close drains, waits for running requests, at most until ctx ends, and closes the engine. Calling it again does nothing.
+func (r *Replica) Close(ctx context.Context) error {
+	r.Drain()
+	r.mu.Lock()
+	e, already := r.mu.engine, r.mu.ended
+	r.mu.ended = true
 	r.mu.Unlock()
 	if already {
 		return nil
 	}
-	r.queue.close()
 	if err := r.latch.Acquire(ctx, wholeLatch); err != nil {
 		return fmt.Errorf("worker: close: requests still run: %w", err)
 	}

@@ -93,9 +93,9 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 		"second-hit (when this worker meets them again; for a shared tier too small for all)")
 	fl.BoolVar(&f.node.fillLease, "fill-lease", true, "claim prefixes that are being computed, so that other workers that miss them at the same time may wait")
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
-	fl.IntVar(&f.node.sequences, "sequences", 4, "sequences that run at once; a request with n choices has n")
+	fl.IntVar(&f.node.sequences, "sequences", 0, "sequences that run at once; a request with n choices has n (default: 16 with the built-in engine, the slots of llama-server)")
 	fl.IntVar(&f.node.queue, "queue", 64, "requests that may wait for their turn; more get 429 and Retry-After")
-	fl.Var(&f.sequenceBytes, "sequence-bytes", "bound of K and V of running requests, prompt and answer (default: what --sequences and the context amount to)")
+	fl.Var(&f.sequenceBytes, "sequence-bytes", "bound of K and V of running requests, prompt and answer (default: what 4 sequences of the context come to; with --sequences, all of those)")
 	fl.DurationVar(&f.drain, "drain-timeout", drainTimeout, "how long requests may go on after SIGTERM, and stores after that")
 	fl.StringVar(&f.chatTemplate, "chat-template", "", "how /v1/chat/completions makes a prompt: plain, or a `file` with a Jinja template (default: the model's own, or plain)")
 	return cmd
@@ -189,6 +189,10 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 			return n.load(ctx, loader{given: o.checkpoints, dir: f.checkpointDir, opts: lo, quant: kvQuant}, o, name)
 		}
 	}
+	defer context.AfterFunc(ctx, func() { // whoever waits is told at once, and may ask another worker
+		log.Info("draining", "timeout", f.drain)
+		n.replica.Drain()
+	})()
 	return httpapi.Serve(ctx, ln, worker.Handler(n.replica, h), f.drain)
 }
 

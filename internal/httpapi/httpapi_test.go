@@ -224,6 +224,10 @@ func TestServeStopsGracefully(t *testing.T) {
 					_, _ = io.WriteString(w, "done")
 					ended <- true
 				case <-r.Context().Done():
+					if !errors.Is(context.Cause(r.Context()), ErrShutdown) {
+						t.Errorf("the request ended because of %v", context.Cause(r.Context()))
+					}
+					_, _ = io.WriteString(w, "cut short")
 					ended <- false
 				}
 			})
@@ -232,15 +236,20 @@ func TestServeStopsGracefully(t *testing.T) {
 			go func() { served <- Serve(ctx, ln, h, tt.grace) }()
 			tr := &http.Transport{}
 			defer tr.CloseIdleConnections()
-			answered := make(chan error, 1)
+			answered := make(chan string, 1)
 			go func() {
 				req, _ := http.NewRequestWithContext(context.WithoutCancel(ctx), "GET", "http://"+ln.Addr().String(), nil)
 				resp, err := tr.RoundTrip(req)
-				if err == nil {
-					_, err = io.ReadAll(resp.Body)
-					resp.Body.Close()
+				if err != nil {
+					answered <- err.Error()
+					return
 				}
-				answered <- err
+				defer resp.Body.Close()
+				b, err := io.ReadAll(resp.Body)
+				if err != nil {
+					b = []byte(err.Error())
+				}
+				answered <- string(b)
 			}()
 			<-begun
 			stop()
@@ -250,8 +259,8 @@ func TestServeStopsGracefully(t *testing.T) {
 			if got := <-ended; got != tt.finished {
 				t.Errorf("the request finished: %v, want %v", got, tt.finished)
 			}
-			if err := <-answered; (err == nil) != tt.finished {
-				t.Errorf("the client got %v", err)
+			if got, want := <-answered, map[bool]string{true: "done", false: "cut short"}[tt.finished]; got != want {
+				t.Errorf("the client got %q, want %q", got, want)
 			}
 		})
 	}

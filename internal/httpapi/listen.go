@@ -54,11 +54,18 @@ func ListenAndServe(ctx context.Context, addr string, h http.Handler, grace time
 	return Serve(ctx, ln, h, grace)
 }
 
-// Serve answers requests on ln until ctx ends, then takes no new ones, waits at most grace for those that run, cuts off the
-// rest, and returns nil. It closes ln. Answers may take as long as they like, since completions are streamed; headers may not.
+// ErrShutdown is the cause with which the context of a request ends that the server will not wait for.
+var ErrShutdown = errors.New("httpapi: the server shuts down")
+
+// farewell is how long handlers may take to say so.
+const farewell = 2 * time.Second
+
+// Serve answers requests on ln until ctx ends, then takes no new ones, waits at most grace for those that run, ends the contexts of the rest with
+// ErrShutdown, lets them say it, and returns nil. It closes ln. Answers may take as long as they like, since completions are streamed;
+// headers may not.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, grace time.Duration) error {
-	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
+	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -76,8 +83,12 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, grace time.Dura
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if err := srv.Shutdown(stop); err != nil {
-		cut() // handlers that watch their context end now
-		_ = srv.Close()
+		cut(ErrShutdown) // handlers that watch their context end now
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		if err := srv.Shutdown(last); err != nil {
+			_ = srv.Close()
+		}
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("httpapi: serve: %w", err)

@@ -11,6 +11,11 @@ type Batcher interface {
 	Step(ctx context.Context, seqs []Sequence, tokens []int32) ([][]float32, error)
 }
 
+// Parallel is an optional power of an Engine that knows how many sequences it can serve at once, such as a server with so many slots.
+type Parallel interface {
+	Sequences() int
+}
+
 // Generator is an optional power of a Sequence whose engine samples by itself, such as a server beside this process that hands out
 // tokens and no logits. A worker then calls Generate in the place of Prefill and a Sampler.
 type Generator interface {

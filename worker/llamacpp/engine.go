@@ -216,6 +216,9 @@ func (e *Engine) Identity() block.Identity { return e.identity }
 // Name implements [engine.Engine].
 func (e *Engine) Name() string { return strings.TrimSuffix(filepath.Base(e.opts.Checkpoint), ".gguf") }
 
+// Sequences implements [engine.Parallel]: one for each slot of the server.
+func (e *Engine) Sequences() int { return int(e.pool.size) }
+
 // ContextTokens implements [engine.Engine]: the context of one slot.
 func (e *Engine) ContextTokens() int { return e.context }
 
