@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 
@@ -167,6 +168,9 @@ func (c *Control) changeJob(ctx context.Context, id, fence string, change func(*
 		next := prev.Job
 		if err := change(&next); err != nil {
 			return prev.Job, err
+		}
+		if reflect.DeepEqual(prev.Job, next) {
+			return prev.Job, nil
 		}
 		stored, err := c.swapJob(ctx, prev, next, fence)
 		if !errors.Is(err, ErrConflict) {

@@ -37,6 +37,9 @@ func (c *Coordinator) AddWarmup(ctx context.Context, q WarmupRequest) (Job, erro
 	if q.Manifest == "" {
 		return Job{}, fmt.Errorf("%w: the manifest is empty", ErrInvalid)
 	}
+	if err := c.opt.Warmer.Check(q.JobSpec, q.Manifest); err != nil {
+		return Job{}, httpapi.BadRequest("invalid_manifest", "manifest", err.Error())
+	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	found, err := c.opt.Control.Load(ctx, q.Model)
@@ -74,11 +77,15 @@ func (c *Coordinator) Warmup(ctx context.Context, id string) (Job, error) {
 	return j.Job, err
 }
 
-// SteerWarmup says what a job shall do: JobRunning, JobPaused or JobCancelled. One that has ended is left alone (ErrInvalid).
+// SteerWarmup says what a job shall do: JobRunning, JobPaused or JobCancelled. One that has ended stays as it is: to cancel it is done already,
+// since whoever cancels cannot know that it has just ended; anything else is ErrInvalid.
 func (c *Coordinator) SteerWarmup(ctx context.Context, id string, want JobState) (Job, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	return c.opt.Control.changeJob(ctx, id, "", func(j *Job) error {
+		if j.State.Ended() && want == JobCancelled {
+			return nil
+		}
 		if j.State.Ended() {
 			return fmt.Errorf("%w: warm-up %s is %s already", ErrInvalid, id, j.State)
 		}

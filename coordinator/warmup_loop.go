@@ -14,6 +14,8 @@ import (
 
 // Warmer carries out warm-ups: what a coordinator has jobs for and does not know how to do.
 type Warmer interface {
+	// Check reports what is wrong with a manifest that nothing can be warmed from: the line and why. It asks no worker.
+	Check(spec JobSpec, manifest string) error
 	// Warm warms what the work's manifest says, and returns when all of it is done, or ctx ends. It calls report now and then.
 	Warm(ctx context.Context, w WarmWork) error
 	// Release takes pins off: everything in manifest may be evicted again.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,13 @@ type crew struct {
 	works    []WarmWork
 	released []string
 	fail     error
+}
+
+func (*crew) Check(_ JobSpec, manifest string) error {
+	if strings.HasPrefix(manifest, "broken") {
+		return errors.New("manifest: line 1: broken line: it is not JSON")
+	}
+	return nil
 }
 
 func (c *crew) Warm(ctx context.Context, w WarmWork) error {
@@ -135,6 +143,15 @@ func TestWarmupJobs(t *testing.T) {
 	}
 	if _, err := second.SteerWarmup(t.Context(), job.ID, JobRunning); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a job that is done can be resumed: %v", err)
+	}
+	if again, err := second.SteerWarmup(t.Context(), job.ID, JobCancelled); err != nil || !reflect.DeepEqual(again, j) {
+		t.Errorf("to cancel a job that is done: %+v, %v, want it as it was: %+v", again, err, j)
+	}
+	if _, err := second.AddWarmup(t.Context(), WarmupRequest{JobSpec: JobSpec{Model: "m"}, Manifest: "broken"}); err == nil || !strings.Contains(err.Error(), "line 1") {
+		t.Errorf("a manifest that cannot be used: %v", err)
+	}
+	if jobs, err := second.Warmups(t.Context()); err != nil || len(jobs.Warmups) != 1 {
+		t.Errorf("a manifest that was refused has left a job: %+v, %v", jobs, err)
 	}
 	// What the job needed goes after the word that it is done: the other way round, a crash in between would lose the job.
 	eventually(t, "nothing left behind", func() bool {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/store"
@@ -125,9 +126,8 @@ func NewArchiveReader(r io.Reader) (*ArchiveReader, error) {
 	if err != nil {
 		return nil, err
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&a.Header); err != nil {
-		return nil, fmt.Errorf("%w: header: %w", ErrArchive, plainJSON(err))
+	if err := json.Unmarshal(b, &a.Header); err != nil { // fields of later releases are passed over
+		return nil, fmt.Errorf("%w: the header is not one: %s", ErrArchive, strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if err := a.Header.Layout.Validate(); err != nil || a.Header.Weights.IsZero() {
 		return nil, fmt.Errorf("%w: header: %w", ErrArchive, errors.Join(errors.New("weights or layout make no sense"), err))

@@ -3,11 +3,11 @@ package warmup
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+
+	"github.com/kvtier/kvtier/internal/strictjson"
 )
 
 // Limits on a manifest: it may come over a network.
@@ -48,7 +48,7 @@ func (e *LineError) Error() string { return fmt.Sprintf("%s: line %d: %v", e.Fil
 func (e *LineError) Unwrap() error { return e.Err }
 
 // ErrLine is what every broken line's error wraps.
-var ErrLine = errors.New("warmup: broken line")
+var ErrLine = errors.New("broken line")
 
 func broken(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrLine, fmt.Errorf(format, args...))
@@ -76,31 +76,18 @@ type line struct {
 
 // parseLine reads one line of JSONL. It returns ok false for a definition, which it has added to t.
 func parseLine(raw []byte, t *Templates) (it Item, ok bool, err error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
 	var l line
-	if err := dec.Decode(&l); err != nil {
-		return it, false, broken("%w", plainJSON(err))
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return it, false, broken("more than one JSON value")
+	if err := strictjson.Decode(raw, &l, strictjson.Options{}); err != nil {
+		if e, ok := errors.AsType[*strictjson.Error](err); ok {
+			return it, false, broken("%s", e.Says("it"))
+		}
+		return it, false, broken("%w", err)
 	}
 	if l.Define != "" {
 		return it, false, l.define(t)
 	}
 	it, err = l.item(t)
 	return it, err == nil, err
-}
-
-// plainJSON makes the decoder's errors readable to who wrote the line.
-func plainJSON(err error) error {
-	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("field %q is a %s, want %s", t.Field, t.Value, t.Type)
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("JSON ends too early")
-	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 func (l *line) define(t *Templates) error {

@@ -77,9 +77,9 @@ func TestBrokenLinesAreNamedAndLeftOut(t *testing.T) {
 	long := strings.Repeat("x", MaxLineBytes+10)
 	lines := []struct{ text, want string }{
 		{`{"prompt":"one"}`, ""},
-		{`{"prompt":`, "too early"},
+		{`{"prompt":`, "in the middle"},
 		{`{"prompt":"a","promt":"b"}`, "promt"},
-		{`{"prompt":"a"} {"prompt":"b"}`, "more than one"},
+		{`{"prompt":"a"} {"prompt":"b"}`, "something follows"},
 		{`{"prompt":"a","tokens":[1]}`, "one of"},
 		{`{"id":"x"}`, "one of"},
 		{`{"prompt":""}`, "empty"},
@@ -102,7 +102,13 @@ func TestBrokenLinesAreNamedAndLeftOut(t *testing.T) {
 		{`{"prompt":"a","vars":{"b":"c"}}`, "vars"},
 		{`{"template":"t","vars":{"hole":{"file":"/etc/passwd"}}}`, "not below"},
 		{`{"template":"t","vars":{"hole":{"file":"../../etc/passwd"}}}`, "not below"},
-		{`{"template":"t","vars":{"hole":7}}`, "a text or"},
+		{`{"template":"t","vars":{"hole":7}}`, `vars.hole is a JSON number, want a text or {"file": "name"}`},
+		{`{"template":"t","vars":{"hole":{"FILE":"x"}}}`, `unknown field "vars.hole.FILE": the case counts, it is called file`},
+		{`{"Prompt":"a"}`, `the case counts, it is called prompt`},
+		{`{"prompt":"a","prompt":"b"}`, "prompt is there twice"},
+		{`{"prompt":5}`, "prompt is a JSON number, want a string"},
+		{`{"tokens":[1,null]}`, "tokens[1] is null, want a whole number"},
+		{`{"prompt":"a","id":null}`, "id is null, want a string"},
 		{`{"prompt":"` + long + `"}`, "longer than"},
 		{`{"prompt":"` + strings.Repeat("y", 1000) + `"}`, ""},
 	}
@@ -165,6 +171,28 @@ func TestTextFilesAndStandardInput(t *testing.T) {
 	}
 	if _, _, err := OpenSource([]string{filepath.Join(t.TempDir(), "*.txt")}, false, nil); err == nil {
 		t.Error("a pattern that matches nothing is accepted")
+	}
+}
+
+// TestCheck: a manifest is refused with the line and the reason if nothing of it can be warmed, and if strict, if a single line cannot.
+func TestCheck(t *testing.T) {
+	for _, tt := range []struct{ text, lenient, strict string }{
+		{`{"prompt":"a"}`, "", ""},
+		{"\n\n{\"define\":\"t\",\"text\":\"x\"}\n{\"template\":\"t\"}", "", ""},
+		{"hello", "manifest: line 1: broken line: it is not JSON", "manifest: line 1: broken line: it is not JSON"},
+		{"\nid,prompt\n1,hello", "manifest: line 2: ", "manifest: line 2: "},
+		{"{\"prompt\":\"a\"}\nhello", "", "manifest: line 2: broken line: it is not JSON"},
+		{"hello\n{\"prompt\":\"a\"}", "", "manifest: line 1: "},
+		{`[{"prompt":"a"}]`, "it is a JSON array, want an object", "want an object"},
+		{`{"define":"t","text":"x"}`, "no prompt", "no prompt"},
+		{"\n \n", "no prompt", "no prompt"},
+	} {
+		for strict, want := range map[bool]string{false: tt.lenient, true: tt.strict} {
+			err := TextSource("manifest", tt.text).Check(strict)
+			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%q, strict %v: %v, want %q", tt.text, strict, err, want)
+			}
+		}
 	}
 }
 

@@ -191,6 +191,34 @@ func (s Source) Empty() (bool, error) {
 	return err == nil, err
 }
 
+// Check reports whether there is anything to warm: it returns the first line that cannot be used, if strict, or if there is no other.
+func (s Source) Check(strict bool) error {
+	var first error
+	prompts := 0
+	err := s.each(func(p place, raw []byte) error {
+		_, ok, err := s.parse(p, raw)
+		switch {
+		case err != nil && first == nil:
+			first = err
+		case ok:
+			prompts++
+		}
+		if strict && first != nil || !strict && prompts > 0 {
+			return errEnough
+		}
+		return nil
+	})
+	switch {
+	case err != nil && !errors.Is(err, errEnough):
+		return err
+	case first != nil && (strict || prompts == 0):
+		return first
+	case prompts == 0:
+		return errors.New("there is no prompt in the manifest")
+	}
+	return nil
+}
+
 // parse reads an item from the bytes of its line, which are nil if it was too long. It returns ok false for a definition.
 func (s Source) parse(p place, raw []byte) (it Item, ok bool, err error) {
 	f := s.Files[p.file]

@@ -1,7 +1,6 @@
 package warmup
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/kvtier/kvtier/internal/strictjson"
 )
 
 const (
@@ -31,18 +35,26 @@ type Templates struct {
 // variable is a value of vars: a text, or {"file": "name"} for the text of a file.
 type variable struct{ text, file string }
 
-func (v *variable) UnmarshalJSON(b []byte) error {
-	if json.Unmarshal(b, &v.text) == nil {
+// UnmarshalJSONFrom implements json.UnmarshalerFrom.
+func (v *variable) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	const words = `a text or {"file": "name"}`
+	switch dec.PeekKind() {
+	case jsontext.KindString:
+		return json.UnmarshalDecode(dec, &v.text)
+	case jsontext.KindBeginObject:
+		var f struct {
+			File string `json:"file"`
+		}
+		if err := json.UnmarshalDecode(dec, &f); err != nil {
+			return err
+		}
+		if f.File == "" {
+			return strictjson.Invalid("names no file, want " + words)
+		}
+		v.file = f.File
 		return nil
 	}
-	var f struct {
-		File string `json:"file"`
-	}
-	if err := json.Unmarshal(b, &f); err != nil || f.File == "" {
-		return errors.New(`a variable is a text or {"file": "name"}`)
-	}
-	v.file = f.File
-	return nil
+	return strictjson.Want(dec, words)
 }
 
 func (t *Templates) define(name, text string) error {

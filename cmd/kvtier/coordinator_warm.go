@@ -52,6 +52,11 @@ func (f fleetWarmer) plan(ctx context.Context, spec coordinator.JobSpec, manifes
 	})
 }
 
+// Check implements coordinator.Warmer.
+func (fleetWarmer) Check(spec coordinator.JobSpec, manifest string) error {
+	return warmup.TextSource("manifest", manifest).Check(spec.Strict)
+}
+
 // Warm implements coordinator.Warmer.
 func (f fleetWarmer) Warm(ctx context.Context, w coordinator.WarmWork) error {
 	remotes, blockTokens, contextTokens, err := f.remotes(ctx, w.Workers, w.Variant)
