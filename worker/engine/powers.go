@@ -16,6 +16,14 @@ type Parallel interface {
 	Sequences() int
 }
 
+// Scorer is an optional power of an Engine: to give out the logits behind every token that it computes, and not of the last alone.
+type Scorer interface {
+	// Score is seq.Prefill(ctx, tokens) that calls visit for each token, in order, with its index in tokens and the logits behind it. These
+	// have the bits that Prefill would have returned there, and are valid during the call of visit only: an engine holds those of a few
+	// tokens at a time. On error visit may have been called for some. seq is an open sequence of this engine.
+	Score(ctx context.Context, seq Sequence, tokens []int32, visit func(i int, logits []float32)) ([]float32, error)
+}
+
 // Generator is an optional power of a Sequence whose engine samples by itself, such as a server beside this process that hands out
 // tokens and no logits. A worker then calls Generate in the place of Prefill and a Sampler.
 type Generator interface {
@@ -31,6 +39,8 @@ type Generator interface {
 type GenerateOptions struct {
 	SampleOptions
 	MaxTokens int
+	// IgnoreEOS goes on behind the end of a text: the token that ends it is not generated, or is one like any other.
+	IgnoreEOS bool
 	// TopLogprobs asks for the log-probabilities of that many likeliest tokens at each position; 0 for none.
 	TopLogprobs int
 }

@@ -149,13 +149,20 @@ func (p *pass) forward(ctx context.Context) error {
 		p.matmul(h.dim, p.phases.down)
 		p.team.do(pieces, p.phases.finish)
 	}
-	if len(p.outputs) > 0 {
-		for i, o := range p.outputs {
-			kernel.RMSNorm(row(p.norm, i, h.dim), row(p.x, o.row, h.dim), p.model.weights.norm, h.eps)
-		}
-		p.matmul(h.vocab, p.phases.output)
-	}
+	p.project()
 	return nil
+}
+
+// project makes the logits of the outputs.
+func (p *pass) project() {
+	h := &p.model.hparams
+	if len(p.outputs) == 0 {
+		return
+	}
+	for i, o := range p.outputs {
+		kernel.RMSNorm(row(p.norm, i, h.dim), row(p.x, o.row, h.dim), p.model.weights.norm, h.eps)
+	}
+	p.matmul(h.vocab, p.phases.output)
 }
 
 // matmul runs a product with n rows of weights, tile by tile.

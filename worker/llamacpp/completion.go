@@ -29,11 +29,12 @@ type completion struct {
 	Seed          uint32   `json:"seed"`
 	Probs         int      `json:"n_probs"`
 	RepeatPenalty float64  `json:"repeat_penalty"`
+	IgnoreEOS     bool     `json:"ignore_eos"`
 }
 
 // newCompletion asks for opts in the order of [engine.Sampler]: temperature, then nucleus.
 func newCompletion(prompt []int32, opts engine.GenerateOptions) completion {
-	c := completion{Prompt: prompt, Tokens: true, Predict: opts.MaxTokens, Probs: opts.TopLogprobs, RepeatPenalty: 1, TopP: 1,
+	c := completion{Prompt: prompt, Tokens: true, Predict: opts.MaxTokens, Probs: opts.TopLogprobs, RepeatPenalty: 1, IgnoreEOS: opts.IgnoreEOS, TopP: 1,
 		Samplers: []string{"temperature"}, Seed: seed32(opts.Seed)}
 	if opts.Temperature > 0 {
 		c.Temperature = opts.Temperature

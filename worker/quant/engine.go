@@ -2,6 +2,7 @@ package quant
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/kvtier/kvtier/block"
@@ -23,8 +24,25 @@ func Wrap(e engine.Engine, q block.Quant) (engine.Engine, error) {
 		return nil, fmt.Errorf("quant: %w", err)
 	}
 	w := &quantised{Engine: e, layout: l, identity: Identity(e.Identity(), q)}
-	if b, ok := e.(engine.Batcher); ok {
-		return &batching{quantised: w, batcher: b}, nil
+	b, batches := e.(engine.Batcher)
+	sc, scores := e.(engine.Scorer)
+	switch {
+	case batches && scores:
+		return &struct {
+			*quantised
+			stepping
+			scoring
+		}{w, stepping{b}, scoring{sc}}, nil
+	case batches:
+		return &struct {
+			*quantised
+			stepping
+		}{w, stepping{b}}, nil
+	case scores:
+		return &struct {
+			*quantised
+			scoring
+		}{w, scoring{sc}}, nil
 	}
 	return w, nil
 }
@@ -86,23 +104,36 @@ func (e *quantised) SequenceBytes(tokens int) int64 {
 	return int64(tokens) * int64(e.Engine.Layout().TokenBytes())
 }
 
-// batching is a quantised engine that computes a token for each of several sequences at once.
-type batching struct {
-	*quantised
-	batcher engine.Batcher
-}
+// stepping computes a token for each of several sequences at once, on the sequences within.
+type stepping struct{ within engine.Batcher }
 
-var _ engine.Batcher = (*batching)(nil)
-
-// Step implements [engine.Batcher] on the sequences within.
-func (e *batching) Step(ctx context.Context, seqs []engine.Sequence, tokens []int32) ([][]float32, error) {
+// Step implements [engine.Batcher].
+func (e stepping) Step(ctx context.Context, seqs []engine.Sequence, tokens []int32) ([][]float32, error) {
 	inner := make([]engine.Sequence, len(seqs))
 	for i, s := range seqs {
-		w, ok := s.(interface{ within() engine.Sequence })
-		if !ok {
-			return nil, fmt.Errorf("quant: step: sequence %d is of another engine", i)
+		var err error
+		if inner[i], err = within(s); err != nil {
+			return nil, fmt.Errorf("quant: step: sequence %d %w", i, err)
 		}
-		inner[i] = w.within()
 	}
-	return e.batcher.Step(ctx, inner, tokens)
+	return e.within.Step(ctx, inner, tokens)
+}
+
+// scoring gives out the logits of all tokens, of the sequence within.
+type scoring struct{ within engine.Scorer }
+
+// Score implements [engine.Scorer].
+func (e scoring) Score(ctx context.Context, seq engine.Sequence, tokens []int32, visit func(int, []float32)) ([]float32, error) {
+	inner, err := within(seq)
+	if err != nil {
+		return nil, fmt.Errorf("quant: score: the sequence %w", err)
+	}
+	return e.within.Score(ctx, inner, tokens, visit)
+}
+
+func within(s engine.Sequence) (engine.Sequence, error) {
+	if w, ok := s.(interface{ within() engine.Sequence }); ok {
+		return w.within(), nil
+	}
+	return nil, errors.New("is of another engine")
 }

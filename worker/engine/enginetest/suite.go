@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
 		// Powers that not every engine has.
 		{"Step", testStep},
 		{"StepRefusals", testStepRefusals},
+		{"Score", testScore},
 	} {
 		if lossy && slices.Contains(exactOnly, c.name) {
 			continue
