@@ -146,21 +146,21 @@ func TestForeignIsRefused(t *testing.T) {
 	f := newFormat(t, l)
 	h := headerFor(l)
 	frame := sealed(t, f, h)
-	for name, change := range map[string]func(*codec.Header){
-		"weights digest": func(h *codec.Header) { h.Identity.Weights[31] ^= 1 },
-		"layout digest":  func(h *codec.Header) { h.Identity.Layout[31] ^= 1 },
-		"namespace":      func(h *codec.Header) { h.Namespace[31] ^= 1 },
-		"epoch":          func(h *codec.Header) { h.Epoch++ },
-		"act":            func(h *codec.Header) { h.Act[6] ^= 1 }, // race 19: an epoch that was given out twice
-		"chain hash":     func(h *codec.Header) { h.Hash[31] ^= 1 },
-		"part":           func(h *codec.Header) { h.Part++ },
+	for field, change := range map[codec.Field]func(*codec.Header){
+		codec.FieldWeights:   func(h *codec.Header) { h.Identity.Weights[31] ^= 1 },
+		codec.FieldLayout:    func(h *codec.Header) { h.Identity.Layout[31] ^= 1 },
+		codec.FieldNamespace: func(h *codec.Header) { h.Namespace[31] ^= 1 },
+		codec.FieldEpoch:     func(h *codec.Header) { h.Epoch++ },
+		codec.FieldAct:       func(h *codec.Header) { h.Act[6] ^= 1 }, // race 19: an epoch that was given out twice
+		codec.FieldHash:      func(h *codec.Header) { h.Hash[31] ^= 1 },
+		codec.FieldPart:      func(h *codec.Header) { h.Part++ },
 	} {
 		want := h
 		change(&want)
 		_, err := f.Open(frame, want)
 		e, ok := errors.AsType[*codec.Error](err)
-		if !errors.Is(err, codec.ErrForeign) || !ok || e.Field != name {
-			t.Errorf("other %s: got %v, want ErrForeign for that field", name, err)
+		if !errors.Is(err, codec.ErrForeign) || !ok || e.Field != field {
+			t.Errorf("other %s: got %v, want ErrForeign for that field", field, err)
 		}
 	}
 }

@@ -9,24 +9,26 @@ import (
 	"github.com/kvtier/kvtier/block"
 )
 
-// Encode appends to dst a frame that says the same as frame, which must be sealed, with its payload encoded as e. It reports false, and what
-// it returns is of no use, if that would not be smaller. Equal frames give equal bytes.
+// Encode appends to dst a frame that says the same as frame, with its payload encoded as e. It reports false, and what it returns is of no
+// use, if that would not be smaller, or if frame is not one that Seal has made or Open accepted. Its payload is not checked again. Equal
+// payloads and identities give equal bytes.
 func (f *Format) Encode(dst, frame []byte, e Encoding, s *Scratch) ([]byte, bool) {
-	if !f.Encodes(e) || e == f.native || len(frame) <= f.payloadOffset {
+	off, err := envelope(frame)
+	if err != nil || !f.Encodes(e) || e == f.native || Encoding(frame[offEncoding]) != f.native {
 		return dst, false
 	}
-	start := len(dst)
-	dst = append(dst, frame[:f.payloadOffset]...)
-	dst, ok := s.encodePlanes(dst, frame[f.payloadOffset:], f.planeBytes(), start+len(frame)-1)
+	h := parse(frame)
+	if h.Identity.Layout != f.digest || h.Part >= f.layout.PartCount() || len(frame)-off != f.layout.PartBytes(f.layout.Part(h.Part)) {
+		return dst, false
+	}
+	start, whole := len(dst), f.FrameBytes(f.layout.Part(h.Part))
+	dst = append(dst, make([]byte, f.payloadOffset)...)
+	dst, ok := s.encodePlanes(dst, frame[off:], f.planeBytes(), start+whole-1)
 	if !ok {
 		return dst, false
 	}
-	le := binary.LittleEndian
 	out := dst[start:]
-	out[offEncoding] = byte(e)
-	le.PutUint64(out[offStored:], uint64(len(out)-f.payloadOffset))
-	le.PutUint64(out[offSum:], xxh3.Hash(out[f.payloadOffset:]))
-	le.PutUint32(out[offCRC:], headerCRC(out[:f.payloadOffset]))
+	h.put(out, f, e, xxh3.Hash(out[f.payloadOffset:]))
 	return dst, true
 }
 
@@ -40,32 +42,32 @@ func (f *Format) planeBytes() int {
 	return f.layout.PartBytes(block.Part{Layers: 1}) / 2
 }
 
-// OpenAny is Open for frames of any encoding: what Encode made is decoded in place, into the sealed frame that it was made of, for which buf
-// must have FrameBytes of the wanted part. n is the length of the frame in buf, before and after.
+// OpenAny is Open for frames of any encoding, and turns what it accepts into the very frame that Seal makes of the same payload, in place: what
+// Encode made is decoded, and a header that another release wrote in other words becomes ours. So whoever holds the frame afterwards
+// need not ask where it came from. buf must have FrameBytes of the wanted part; n is the length of what was fetched into it.
 func (f *Format) OpenAny(buf []byte, n int, want Header, s *Scratch) (frame, payload []byte, err error) {
-	frame = buf[:n]
-	if n <= offEncoding || Encoding(frame[offEncoding]) == f.native {
-		payload, err = f.Open(frame, want)
-		return frame, payload, err
+	if n < 0 || n > len(buf) {
+		return nil, nil, fmt.Errorf("codec: open: %d bytes fetched into a buffer of %d", n, len(buf))
 	}
-	off, err := f.check(frame, want)
+	off, err := f.check(buf[:n], want)
 	if err != nil {
 		return nil, nil, err
 	}
-	raw := f.FrameBytes(f.layout.Part(want.Part))
-	if len(buf) < raw {
-		return nil, nil, fmt.Errorf("codec: open: buffer of %d bytes for a frame of %d", len(buf), raw)
+	part := f.layout.Part(want.Part)
+	if len(buf) < f.FrameBytes(part) {
+		return nil, nil, fmt.Errorf("codec: open: buffer of %d bytes for a frame of %d", len(buf), f.FrameBytes(part))
 	}
-	if cap(s.coded) < n-off {
-		s.coded = make([]byte, n-off)
+	frame = buf[:f.FrameBytes(part)]
+	payload = frame[f.payloadOffset:]
+	stored, sum := buf[off:n], binary.LittleEndian.Uint64(buf[offSum:])
+	if Encoding(buf[offEncoding]) == f.native {
+		copy(payload, stored)
+	} else {
+		if s.coded = append(s.coded[:0], stored...); s.decodePlanes(payload, s.coded, f.planeBytes()) != nil {
+			return nil, nil, corrupt(FieldPayload, uint64(len(stored)), uint64(len(payload)))
+		}
+		sum = xxh3.Hash(payload)
 	}
-	coded := s.coded[:copy(s.coded[:n-off], frame[off:])]
-	frame = buf[:raw]
-	if err := s.decodePlanes(frame[f.payloadOffset:], coded, f.planeBytes()); err != nil {
-		return nil, nil, corrupt("encoded payload", uint64(len(coded)), uint64(raw-f.payloadOffset))
-	}
-	if err := f.Seal(frame, want); err != nil {
-		return nil, nil, err
-	}
-	return frame, frame[f.payloadOffset:], nil
+	want.put(frame, f, f.native, sum)
+	return frame, payload, nil
 }

@@ -15,10 +15,42 @@ var (
 	ErrForeign = errors.New("codec: value of another identity")
 )
 
-// Error says which field of a value was refused. It carries numbers, never payload.
+// Field names what a value was refused for. Together with the kind of error it tells a late write of an ended epoch from a collision.
+type Field string
+
+// Fields of an identity: with ErrForeign, the first in this order that is not the expected one.
+const (
+	FieldWeights   Field = "weights digest"
+	FieldLayout    Field = "layout digest"
+	FieldNamespace Field = "namespace"
+	FieldEpoch     Field = "epoch"
+	FieldAct       Field = "act"
+	FieldHash      Field = "chain hash"
+	FieldPart      Field = "part"
+)
+
+// Other fields: with ErrVersion the first three, with ErrCorrupt the others.
+const (
+	FieldMajor         Field = "major version"
+	FieldFlags         Field = "must-understand flags"
+	FieldEncoding      Field = "payload encoding"
+	FieldLength        Field = "length"
+	FieldMagic         Field = "magic"
+	FieldMetaLength    Field = "metadata length"
+	FieldPayloadOffset Field = "payload offset"
+	FieldHeaderSum     Field = "header checksum"
+	FieldParts         Field = "parts"
+	FieldTokens        Field = "tokens"
+	FieldPayloadLength Field = "payload length"
+	FieldDecodedLength Field = "decoded length"
+	FieldPayloadSum    Field = "payload checksum"
+	FieldPayload       Field = "encoded payload"
+)
+
+// Error says which field of a value was refused: errors.AsType finds it, errors.Is the kind. It carries numbers, never payload.
 type Error struct {
 	kind      error
-	Field     string
+	Field     Field
 	Got, Want uint64 // meaningless for digests
 }
 
@@ -31,8 +63,12 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.kind }
 
-func corrupt(field string, got, want uint64) error {
+func corrupt(field Field, got, want uint64) error {
 	return &Error{kind: ErrCorrupt, Field: field, Got: got, Want: want}
 }
 
-func foreign(field string) error { return &Error{kind: ErrForeign, Field: field} }
+func version(field Field, got, want uint64) error {
+	return &Error{kind: ErrVersion, Field: field, Got: got, Want: want}
+}
+
+func foreign(field Field) error { return &Error{kind: ErrForeign, Field: field} }

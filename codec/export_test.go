@@ -13,3 +13,17 @@ func Reseal(frame []byte, payloadOffset int) {
 	le.PutUint64(frame[offSum:], xxh3.Hash(frame[payloadOffset:]))
 	le.PutUint32(frame[offCRC:], headerCRC(frame[:payloadOffset]))
 }
+
+// Described is frame with other metadata, sealed as a release that describes layouts in those words would have.
+func Described(frame, meta []byte) []byte {
+	le := binary.LittleEndian
+	from, off := le.Uint32(frame[offPayload:]), alignedOffset(len(meta))
+	out := make([]byte, off, off+len(frame))
+	copy(out, frame[:HeaderBytes])
+	copy(out[HeaderBytes:], meta)
+	out = append(out, frame[from:]...)
+	le.PutUint32(out[offPayload:], uint32(off))
+	le.PutUint32(out[offMetaLen:], uint32(len(meta)))
+	Reseal(out, off)
+	return out
+}

@@ -47,8 +47,14 @@ const metaSlack = 256
 // MaxFrameBytes is the largest value a reader has to take for part p: anything longer is not ours.
 func (f *Format) MaxFrameBytes(p block.Part) int { return f.FrameBytes(p) + metaSlack }
 
-// Payload returns the place of the payload in frame, which has FrameBytes of some part: K/V is written there before Seal.
-func (f *Format) Payload(frame []byte) []byte { return frame[f.payloadOffset:] }
+// Payload returns the place of the payload in frame, which has FrameBytes of some part: K/V is written there before Seal. It is nil in what
+// is too short for a frame.
+func (f *Format) Payload(frame []byte) []byte {
+	if len(frame) < f.payloadOffset {
+		return nil
+	}
+	return frame[f.payloadOffset:]
+}
 
 // Seal completes a frame whose payload is in place: header, metadata, checksums. The frame's length must be FrameBytes of part h.Part.
 // After Seal the frame must not change any more.
@@ -62,8 +68,7 @@ func (f *Format) Seal(frame []byte, h Header) error {
 	if h.Identity.Layout != f.digest || h.Identity.Weights.IsZero() {
 		return fmt.Errorf("codec: seal: identity does not match the layout or names no weights")
 	}
-	clear(frame[HeaderBytes+copy(frame[HeaderBytes:], f.meta) : f.payloadOffset])
-	h.put(frame, f, xxh3.Hash(frame[f.payloadOffset:]))
+	h.put(frame, f, f.native, xxh3.Hash(frame[f.payloadOffset:]))
 	return nil
 }
 
@@ -75,7 +80,7 @@ func (f *Format) Open(frame []byte, want Header) ([]byte, error) {
 		if _, err := envelope(frame); err != nil {
 			return nil, err
 		}
-		return nil, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(frame[offEncoding])}
+		return nil, version(FieldEncoding, uint64(frame[offEncoding]), 0)
 	}
 	off, err := f.check(frame, want)
 	if err != nil {
@@ -94,43 +99,43 @@ func (f *Format) check(frame []byte, want Header) (int, error) {
 	switch {
 	case mutation.Is(mutation.SkipIdentity):
 	case got.Identity.Weights != want.Identity.Weights && !mutation.Is(mutation.SkipWeightsDigest):
-		return 0, foreign("weights digest")
+		return 0, foreign(FieldWeights)
 	case got.Identity.Layout != want.Identity.Layout || got.Identity.Layout != f.digest:
-		return 0, foreign("layout digest")
+		return 0, foreign(FieldLayout)
 	case got.Namespace != want.Namespace:
-		return 0, foreign("namespace")
+		return 0, foreign(FieldNamespace)
 	case got.Epoch != want.Epoch:
-		return 0, foreign("epoch")
+		return 0, foreign(FieldEpoch)
 	case got.Act != want.Act && !mutation.Is(mutation.NumberOnly):
-		return 0, foreign("act")
+		return 0, foreign(FieldAct)
 	case got.Hash != want.Hash:
-		return 0, foreign("chain hash")
+		return 0, foreign(FieldHash)
 	case got.Part != want.Part:
-		return 0, foreign("part")
+		return 0, foreign(FieldPart)
 	}
 	le := binary.LittleEndian
 	if n := int(le.Uint16(frame[offParts:])); n != f.layout.PartCount() {
-		return 0, corrupt("parts", uint64(n), uint64(f.layout.PartCount()))
+		return 0, corrupt(FieldParts, uint64(n), uint64(f.layout.PartCount()))
 	}
 	if n := le.Uint32(frame[offTokens:]); n != uint32(f.layout.BlockTokens) {
-		return 0, corrupt("tokens", uint64(n), uint64(f.layout.BlockTokens))
+		return 0, corrupt(FieldTokens, uint64(n), uint64(f.layout.BlockTokens))
 	}
 	payload := frame[off:]
 	if want.Part < 0 || want.Part >= f.layout.PartCount() {
-		return 0, corrupt("part", uint64(want.Part), uint64(f.layout.PartCount()))
+		return 0, corrupt(FieldPart, uint64(want.Part), uint64(f.layout.PartCount()))
 	}
 	n, exact := uint64(f.layout.PartBytes(f.layout.Part(want.Part))), uint64(f.layout.Exact().PartBytes(f.layout.Part(want.Part)))
 	if Encoding(frame[offEncoding]) == f.native && uint64(len(payload)) != n && !mutation.Is(mutation.TrustStoredLength) {
-		return 0, corrupt("payload length", uint64(len(payload)), n)
+		return 0, corrupt(FieldPayloadLength, uint64(len(payload)), n)
 	}
 	if d := le.Uint64(frame[offDecoded:]); d != exact && !mutation.Is(mutation.TrustStoredLength) {
-		return 0, corrupt("decoded length", d, exact)
+		return 0, corrupt(FieldDecodedLength, d, exact)
 	}
 	if !f.Encodes(Encoding(frame[offEncoding])) {
-		return 0, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(frame[offEncoding])}
+		return 0, version(FieldEncoding, uint64(frame[offEncoding]), 0)
 	}
 	if got, want := xxh3.Hash(payload), le.Uint64(frame[offSum:]); got != want && !mutation.Is(mutation.SkipChecksum) {
-		return 0, corrupt("payload checksum", got, want)
+		return 0, corrupt(FieldPayloadSum, got, want)
 	}
 	return off, nil
 }

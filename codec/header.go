@@ -99,11 +99,12 @@ type Header struct {
 	Part      int // index among the layout's parts
 }
 
-// put writes the header of a value whose metadata and payload are in place already, and both checksums.
-func (h *Header) put(frame []byte, f *Format, sum uint64) {
+// put writes everything before the payload, which is in place already, is encoded as e and has the given checksum.
+func (h *Header) put(frame []byte, f *Format, e Encoding, sum uint64) {
 	le := binary.LittleEndian
-	clear(frame[:HeaderBytes])
+	clear(frame[:f.payloadOffset])
 	copy(frame, magic[:])
+	copy(frame[HeaderBytes:], f.meta)
 	frame[offMajor], frame[offMinor] = Major, Minor
 	le.PutUint32(frame[offPayload:], uint32(f.payloadOffset))
 	le.PutUint32(frame[offMetaLen:], uint32(len(f.meta)))
@@ -118,7 +119,7 @@ func (h *Header) put(frame []byte, f *Format, sum uint64) {
 	le.PutUint16(frame[offPart:], uint16(h.Part))
 	le.PutUint16(frame[offParts:], uint16(f.layout.PartCount()))
 	le.PutUint32(frame[offTokens:], uint32(f.layout.BlockTokens))
-	frame[offEncoding] = byte(f.native)
+	frame[offEncoding] = byte(e)
 	copy(frame[offAct:], h.Act[:])
 	le.PutUint64(frame[offSum:], sum)
 	le.PutUint32(frame[offCRC:], headerCRC(frame[:f.payloadOffset]))
@@ -143,38 +144,38 @@ func parse(frame []byte) Header {
 func envelope(frame []byte) (payloadOffset int, err error) {
 	le := binary.LittleEndian
 	if len(frame) < HeaderBytes {
-		return 0, corrupt("length", uint64(len(frame)), HeaderBytes)
+		return 0, corrupt(FieldLength, uint64(len(frame)), HeaderBytes)
 	}
 	if [4]byte(frame[:4]) != magic {
-		return 0, corrupt("magic", uint64(le.Uint32(frame)), uint64(le.Uint32(magic[:])))
+		return 0, corrupt(FieldMagic, uint64(le.Uint32(frame)), uint64(le.Uint32(magic[:])))
 	}
 	if frame[offMajor] != Major {
-		return 0, &Error{kind: ErrVersion, Field: "major version", Got: uint64(frame[offMajor]), Want: Major}
+		return 0, version(FieldMajor, uint64(frame[offMajor]), Major)
 	}
 	off, metaLen := le.Uint32(frame[offPayload:]), le.Uint32(frame[offMetaLen:])
 	if metaLen > MaxMetaBytes {
-		return 0, corrupt("metadata length", uint64(metaLen), MaxMetaBytes)
+		return 0, corrupt(FieldMetaLength, uint64(metaLen), MaxMetaBytes)
 	}
 	if want := alignedOffset(int(metaLen)); int64(off) != int64(want) || want > len(frame) {
-		return 0, corrupt("payload offset", uint64(off), uint64(want))
+		return 0, corrupt(FieldPayloadOffset, uint64(off), uint64(want))
 	}
 	if got, want := headerCRC(frame[:off]), le.Uint32(frame[offCRC:]); got != want {
-		return 0, corrupt("header checksum", uint64(got), uint64(want))
+		return 0, corrupt(FieldHeaderSum, uint64(got), uint64(want))
 	}
 	// What follows is as the writer meant it: a difference is a newer format, not damage.
 	if flags := le.Uint16(frame[offFlags:]); flags != 0 {
-		return 0, &Error{kind: ErrVersion, Field: "must-understand flags", Got: uint64(flags)}
+		return 0, version(FieldFlags, uint64(flags), 0)
 	}
 	e := Encoding(frame[offEncoding])
 	if e > Int8 {
-		return 0, &Error{kind: ErrVersion, Field: "payload encoding", Got: uint64(e)}
+		return 0, version(FieldEncoding, uint64(e), 0)
 	}
 	stored, decoded := le.Uint64(frame[offStored:]), le.Uint64(frame[offDecoded:])
 	if rest := uint64(len(frame)) - uint64(off); stored != rest {
-		return 0, corrupt("payload length", rest, stored)
+		return 0, corrupt(FieldPayloadLength, rest, stored)
 	}
 	if e == Raw && decoded != stored || decoded < stored || decoded > math.MaxInt32 {
-		return 0, corrupt("decoded length", decoded, stored)
+		return 0, corrupt(FieldDecodedLength, decoded, stored)
 	}
 	return int(off), nil
 }

@@ -29,12 +29,14 @@ type Meta struct {
 type Info struct {
 	Header       Header
 	Meta         Meta
+	MetaError    error // why Meta is not filled in: another release, or a stranger, described the layout otherwise
 	Major, Minor int
-	PayloadBytes int
+	Encoding     Encoding
+	PayloadBytes int // as stored
 }
 
 // Inspect describes a frame without expecting anything of it: for tools. It verifies both checksums and fails with ErrCorrupt or
-// ErrVersion.
+// ErrVersion. Whatever Open accepts can be inspected: metadata that does not decode is no reason to refuse the rest.
 func Inspect(frame []byte) (Info, error) {
 	off, err := envelope(frame)
 	if err != nil {
@@ -42,12 +44,13 @@ func Inspect(frame []byte) (Info, error) {
 	}
 	le := binary.LittleEndian
 	if got, want := xxh3.Hash(frame[off:]), le.Uint64(frame[offSum:]); got != want {
-		return Info{}, corrupt("payload checksum", got, want)
+		return Info{}, corrupt(FieldPayloadSum, got, want)
 	}
-	info := Info{Header: parse(frame), Major: int(frame[offMajor]), Minor: int(frame[offMinor]), PayloadBytes: len(frame) - off}
+	info := Info{Header: parse(frame), Major: int(frame[offMajor]), Minor: int(frame[offMinor]), Encoding: Encoding(frame[offEncoding]),
+		PayloadBytes: len(frame) - off}
 	metaLen := int(le.Uint32(frame[offMetaLen:]))
 	if err := msgpack.Unmarshal(frame[HeaderBytes:HeaderBytes+metaLen], &info.Meta); err != nil {
-		return Info{}, fmt.Errorf("%w: metadata: %w", ErrCorrupt, err)
+		info.Meta, info.MetaError = Meta{}, fmt.Errorf("codec: metadata: %w", err)
 	}
 	return info, nil
 }

@@ -210,6 +210,9 @@ type importer struct {
 // item verifies a frame, in full, and seals its payload for the importer's epoch; one that was encoded is encoded again.
 func (m *importer) item(raw []byte) (store.Item, error) {
 	said, err := codec.Inspect(raw)
+	if errors.Is(err, codec.ErrVersion) {
+		return store.Item{}, fmt.Errorf("%w: a release with another wire format exported it, export it again: %w", ErrOther, err)
+	}
 	if err != nil {
 		return store.Item{}, fmt.Errorf("%w: %w", ErrArchive, err)
 	}
@@ -231,10 +234,8 @@ func (m *importer) item(raw []byte) (store.Item, error) {
 	if err := m.format.Seal(frame, h); err != nil {
 		return store.Item{}, err
 	}
-	if len(raw) < len(frame) {
-		if out, ok := m.format.Encode(nil, frame, codec.Planes, &m.scratch); ok {
-			frame = out
-		}
+	if out, ok := m.format.Encode(nil, frame, said.Encoding, &m.scratch); ok {
+		frame = out
 	}
 	return store.Item{Key: block.Key(m.info.Variant, m.info.Epoch, h.Hash, h.Part), Value: frame}, nil
 }
