@@ -199,28 +199,12 @@ func TestTextRoundTrips(t *testing.T) {
 	}
 }
 
-func TestKeysOfAnEpochShareItsPrefix(t *testing.T) {
-	v := testID.Variant()
-	key := block.Key(v, 42, block.Hash{1}, 3)
-	if !strings.HasPrefix(key, block.EpochPrefix(v, 42)) || !strings.HasPrefix(key, block.VariantPrefix(v)) {
-		t.Errorf("key %s lacks its prefix", key)
-	}
-	if strings.HasPrefix(key, block.EpochPrefix(v, 4)) {
-		t.Errorf("key of epoch 42 %s has the prefix of epoch 4", key)
-	}
-}
-
 func TestReusableLeavesTheLastToken(t *testing.T) {
 	for _, c := range []struct{ n, want int }{{0, 0}, {1, 0}, {16, 0}, {17, 1}, {32, 1}, {33, 2}} {
 		if got := block.Reusable(c.n, 16); got != c.want {
 			t.Errorf("Reusable(%d, 16) = %d, want %d", c.n, got, c.want)
 		}
 	}
-}
-
-func ExampleKey() {
-	fmt.Println(block.Key(block.Variant{1, 2, 3}, 7, block.Hash{}, 0))
-	// Output: kvt1:d:aebagaaaaaaaaaaa:7:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA:0
 }
 
 func BenchmarkChain(b *testing.B) {

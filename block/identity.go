@@ -3,10 +3,8 @@ package block
 import (
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"strconv"
 )
 
 // Digest is a SHA-256 sum: of a model's weights, of a layout, of a namespace.
@@ -41,7 +39,8 @@ type Identity struct {
 }
 
 // Variant derives the short name under which entries of this identity are stored. The full digests travel in
-// every value's header and are compared there: the name only has to spread keys.
+// every value's header and are compared there: the name only has to spread keys. It costs a SHA-256: derive it once
+// for each generation, not for each key ([Keys]).
 func (id Identity) Variant() Variant {
 	h := sha256.New()
 	h.Write([]byte("kvtier1"))
@@ -75,38 +74,3 @@ func (v *Variant) UnmarshalText(text []byte) error {
 
 // Epoch is the generation of a variant's entries. It only grows; raising it makes every earlier entry unreachable.
 type Epoch uint64
-
-// KeyPrefix starts every data key of this wire version.
-const KeyPrefix = "kvt1:d:"
-
-// VariantPrefix is what the keys of every epoch of v start with.
-func VariantPrefix(v Variant) string { return KeyPrefix + v.String() + ":" }
-
-// EpochPrefix is what the keys of one epoch of v start with.
-func EpochPrefix(v Variant, e Epoch) string {
-	return VariantPrefix(v) + strconv.FormatUint(uint64(e), 10) + ":"
-}
-
-// Key is the name of one stored value: kvt1:d:<variant>:<epoch>:<hash, base64url>:<part>. It carries no cluster hash
-// tag, so that the blocks of one prompt spread over all shards.
-func Key(v Variant, e Epoch, h Hash, part int) string {
-	const hashLen = (HashSize*8 + 5) / 6
-	b := make([]byte, 0, len(KeyPrefix)+16+1+20+1+hashLen+1+4)
-	b = append(b, KeyPrefix...)
-	b = base32Lower.AppendEncode(b, v[:])
-	b = append(b, ':')
-	b = strconv.AppendUint(b, uint64(e), 10)
-	b = append(b, ':')
-	b = base64.RawURLEncoding.AppendEncode(b, h[:])
-	b = append(b, ':')
-	b = strconv.AppendInt(b, int64(part), 10)
-	return string(b)
-}
-
-// LeasePrefix starts the key of every claim on a block that is being computed.
-const LeasePrefix = "kvt1:l:"
-
-// LeaseKey is the name of the claim on a block that is being computed: kvt1:l:<variant>:<epoch>:<hash, base64url>.
-func LeaseKey(v Variant, e Epoch, h Hash) string {
-	return LeasePrefix + v.String() + ":" + strconv.FormatUint(uint64(e), 10) + ":" + base64.RawURLEncoding.EncodeToString(h[:])
-}

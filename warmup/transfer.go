@@ -89,10 +89,10 @@ type exporter struct {
 // blocks writes the complete ones of hashes.
 func (x *exporter) blocks(ctx context.Context, hashes []block.Hash, ns block.Digest, t *Transfer) error {
 	l := x.format.Layout()
+	names := block.NewKeys(x.info.Variant, x.info.Epoch, l.PartCount())
 	for _, h := range hashes {
-		keys, bufs := make([]string, l.PartCount()), make([][]byte, l.PartCount())
+		keys, bufs := names.Append(nil, []block.Hash{h}), make([][]byte, l.PartCount())
 		for i := range keys {
-			keys[i] = block.Key(x.info.Variant, x.info.Epoch, h, i)
 			bufs[i] = make([]byte, x.format.MaxFrameBytes(l.Part(i))+store.Spare)
 		}
 		t.Blocks++
