@@ -285,7 +285,10 @@ func (b *bringing) end() Outcome {
 	lookups := len(b.lookup.Chain) - min(b.lookup.Held, len(b.lookup.Chain))
 	c.stats.count(b.shard, lookups, b.tiers)
 	out.Hot, out.Remote = b.tiers[Hot]*b.tokens, b.tiers[Remote]*b.tokens
-	if b.tiers[Hot]+b.tiers[Remote] < lookups {
+	switch {
+	case len(b.lookup.Chain) == 0:
+		out.Miss = MissShort
+	case b.tiers[Hot]+b.tiers[Remote] < lookups:
 		b.countMisses()
 	}
 	b.sink, b.lookup = nil, Lookup{} // a pooled one must not keep them alive

@@ -96,6 +96,7 @@ type Cache struct {
 	viewMu sync.Mutex // serialises SetView
 	view   atomic.Pointer[View]
 
+	names    names
 	slabs    *slabs
 	refill   int // fills that a request has used up before it begins others
 	hot      *hot
@@ -132,9 +133,10 @@ func New(opts Options) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
+	c.names.parts = opts.Layout.PartCount()
 	c.fates = newFates(opts.TTL)
 	c.breaker, _ = store.As[interface{ Admits() bool }](opts.Remote)
-	c.slabs = newSlabs(format, opts.FillBytes)
+	c.slabs = newSlabs(format, &c.names, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
 	c.leases.store, _ = store.As[store.Leaser](opts.Remote)

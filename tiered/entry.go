@@ -57,5 +57,5 @@ func (e *entry) header(p int) codec.Header {
 }
 
 func (e *entry) key(p int) string {
-	return block.Key(e.gen.Identity.Variant(), e.gen.Epoch, e.hash, p)
+	return e.slabs.names.of(&e.gen).Key(e.hash, p)
 }

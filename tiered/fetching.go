@@ -116,17 +116,15 @@ func (f *fetching) late() {
 func (c *Cache) get(ctx context.Context, fills []*fill, scratch *codec.Scratch, arrived func(bytes int)) (sick error) {
 	parts := c.format.Layout().PartCount()
 	entries := make([]*entry, len(fills))
-	keys := make([]string, 0, len(fills)*parts)
+	hashes := make([]block.Hash, len(fills))
 	bufs := make([][]byte, 0, len(fills)*parts)
 	for i, f := range fills {
 		e := c.slabs.get(f.scope, f.key.hash, f.parent, f.depth)
 		e.share.Store(c.spill.sharedNow())
-		entries[i] = e
-		for p := range parts {
-			keys = append(keys, e.key(p))
-		}
+		entries[i], hashes[i] = e, f.key.hash
 		bufs = append(bufs, e.frames...)
 	}
+	keys := c.keys(&fills[0].key.gen, hashes) // a batch is of one request, thus of one generation
 	at := 0
 	var bad error      // what is wrong with the block that is arriving
 	var wrong []func() // ends the fills whose values are to be deleted: not while the store is still reading
@@ -213,14 +211,18 @@ func (c *Cache) commit(f *fill, e *entry) {
 // discardBad removes a value that failed its checks, so that it is computed and stored anew instead of failing for everybody. Values of
 // another format version are left alone: two releases running side by side would delete each other's.
 func (c *Cache) discardBad(f *fill, why error) {
-	if !discards(why) {
+	switch {
+	case !discards(why):
 		return
+	case reasonOf(why) == MissEpoch: // a late write, as after a purge: nothing is wrong with it
+		c.opts.Logger.Debug("value of an ended epoch deleted", "block", f.key.hash, "err", why)
+	default:
+		c.stats.badValues.Add(1)
+		c.opts.Logger.Warn("bad value deleted", "block", f.key.hash, "err", why)
 	}
-	c.stats.badValues.Add(1)
-	c.opts.Logger.Warn("bad value deleted", "block", f.key.hash, "err", why)
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.ProbeTimeout)
 	defer cancel()
-	_, _ = c.remote.Delete(ctx, c.keys(f.key.gen, []block.Hash{f.key.hash})) // best effort: it stays a miss either way
+	_, _ = c.remote.Delete(ctx, c.keys(&f.key.gen, []block.Hash{f.key.hash})) // best effort: it stays a miss either way
 }
 
 func discards(why error) bool {

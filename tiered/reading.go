@@ -216,7 +216,7 @@ func (c *Cache) probe(ctx context.Context, sc *scope, hashes []block.Hash) (int,
 	ctx, cancel := context.WithTimeout(ctx, c.opts.ProbeTimeout)
 	defer cancel()
 	parts := c.format.Layout().PartCount()
-	keys := c.keys(sc.gen, hashes)
+	keys := c.keys(&sc.gen, hashes)
 	start := c.now()
 	n, err := c.remote.Lead(ctx, keys)
 	switch {
@@ -232,18 +232,6 @@ func (c *Cache) probe(ctx context.Context, sc *scope, hashes []block.Hash) (int,
 		return n / parts, MissIncomplete
 	}
 	return n / parts, MissCold
-}
-
-// keys are the names under which blocks are stored, part by part.
-func (c *Cache) keys(g Generation, hashes []block.Hash) []string {
-	parts, variant := c.format.Layout().PartCount(), g.Identity.Variant()
-	keys := make([]string, 0, len(hashes)*parts)
-	for _, h := range hashes {
-		for p := range parts {
-			keys = append(keys, block.Key(variant, g.Epoch, h, p))
-		}
-	}
-	return keys
 }
 
 // exploreBytes is how much is read to measure a path that was judged slow.

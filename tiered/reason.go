@@ -23,18 +23,19 @@ const (
 	MissTenant                   // the tenant was purged while the request ran
 	MissCorrupt                  // a stored value failed its checks
 	MissOversize                 // a stored value is longer than any of this layout
-	MissVariant                  // an intact value of another identity lay under the key
+	MissVariant                  // an intact value of other weights, layout, tenant or place lay under the key
 	MissVersion                  // a value of another format version
 	MissDeadline                 // the remote tier took too long
 	MissBreaker                  // the breaker is open: the remote tier failed lately and was not asked
 	MissFault                    // the remote tier failed
 	MissBudget                   // as many bytes as allowed are being fetched already
 	MissGate                     // computing was estimated to be faster than loading
+	MissShort                    // the prompt fills no block: there is nothing to look for
 	Reasons                      // how many there are
 )
 
 var reasonNames = [Reasons]string{"none", "cold", "evicted", "expired", "incomplete", "unshared", "epoch", "tenant", "corrupt", "oversize", "variant",
-	"version", "deadline", "breaker", "fault", "budget", "gate"}
+	"version", "deadline", "breaker", "fault", "budget", "gate", "short"}
 
 func (r Reason) String() string {
 	if r < Reasons {
@@ -62,7 +63,7 @@ func reasonOf(err error) Reason {
 	case errors.Is(err, store.ErrTooLarge):
 		return MissOversize
 	case errors.Is(err, codec.ErrForeign):
-		return MissVariant
+		return foreign(err)
 	case errors.Is(err, codec.ErrVersion):
 		return MissVersion
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrClosed):
@@ -71,4 +72,12 @@ func reasonOf(err error) Reason {
 		return MissDeadline
 	}
 	return MissFault
+}
+
+// foreign tells a late write of an activation that has ended, which is no fault of anybody, from a value that has no business under its key.
+func foreign(err error) Reason {
+	if e, ok := errors.AsType[*codec.Error](err); ok && (e.Field == codec.FieldEpoch || e.Field == codec.FieldAct) {
+		return MissEpoch
+	}
+	return MissVariant
 }

@@ -14,6 +14,7 @@ import (
 // Free slabs beyond a few give their pages back to the system.
 type slabs struct {
 	format *codec.Format
+	names  *names
 	room   []int // buffer length of each part: its largest frame and the store's spare bytes
 	bytes  int   // slab length, a multiple of allocPage
 	keep   int   // free slabs that keep their pages
@@ -34,8 +35,8 @@ const (
 	chunkBytes = 4 << 20
 )
 
-func newSlabs(f *codec.Format, keepBytes int64) *slabs {
-	s := &slabs{format: f}
+func newSlabs(f *codec.Format, n *names, keepBytes int64) *slabs {
+	s := &slabs{format: f, names: n}
 	l := f.Layout()
 	for i := range l.PartCount() {
 		n := (f.MaxFrameBytes(l.Part(i)) + store.Spare + 63) / 64 * 64

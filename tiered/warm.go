@@ -48,7 +48,7 @@ func (c *Cache) Stored(ctx context.Context, v View, ns block.Digest, hashes []bl
 }
 
 // Keys are the names under which the blocks of hashes are stored, part by part.
-func (c *Cache) Keys(v View, hashes []block.Hash) []string { return c.keys(v.Generation, hashes) }
+func (c *Cache) Keys(v View, hashes []block.Hash) []string { return c.keys(&v.Generation, hashes) }
 
 // window is how many blocks fit warmWindow.
 func (c *Cache) window() int { return max(1, warmWindow/c.slabs.bytes) }

@@ -125,6 +125,10 @@ func (f *explainFlags) show(w io.Writer, x worker.Explanation) error {
 		fmt.Fprintf(w, " (what the remote tier has: %.1f ms to load, %.1f to compute, %.1f to do both)", e.LoadMs, e.ComputeMs, e.BothMs)
 	}
 	fmt.Fprint(w, "\n\n")
+	if len(x.Blocks) == 0 {
+		_, err := fmt.Fprintf(w, "short: the prompt fills no block of %d tokens before its last token, so that nothing is looked for\n", x.BlockTokens)
+		return err
+	}
 	t := newTable("blocks", "tokens", "hash", "found", "reason", "action")
 	for i := 0; i < len(x.Blocks); {
 		b, end := x.Blocks[i], i+1
