@@ -25,7 +25,8 @@ type answer struct {
 	prompt  []int32
 	most    int // tokens to generate
 	start   time.Time
-	flight  *flight // of the prompt's blocks; nil without the cache
+	flight  *flight         // of the prompt's blocks; nil without the cache
+	scores  []TokenLogprobs // of the prompt's tokens, with req.PromptLogprobs
 
 	mu   sync.Mutex // held while emit runs, and for res.TTFT
 	emit func(Event)
@@ -76,6 +77,11 @@ func (a *answer) run(ctx context.Context) error {
 		others.Go(func() error { return err }) // ends the others
 	}
 	err = others.Wait()
+	for _, c := range choices {
+		if c != nil {
+			c.out.Prompt = a.scores
+		}
+	}
 	a.res.Choice = first.out
 	for _, c := range choices[1:] {
 		if c != nil {
@@ -102,7 +108,7 @@ func (a *answer) begin(ctx context.Context) (*choice, error) {
 		s.extend(len(a.prompt))
 		return s.hashes, cache.HotBlocks(s.view, s.hashes)
 	}
-	if a.req.NoCache || a.replica.flights == nil {
+	if a.req.NoCache || a.req.PromptLogprobs || a.replica.flights == nil {
 		look()
 	} else {
 		a.flight = a.replica.flights.join(ctx, a.req.Priority, block.Reusable(len(a.prompt), a.engine.Layout().BlockTokens), look)
@@ -117,11 +123,13 @@ func (a *answer) open(i int) (*choice, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := seq.(engine.Generator); ok && a.req.MinTokens > 0 && !a.req.IgnoreEOS && a.req.MinTokens < a.most {
+		return nil, errors.Join(badRequest("unsupported_parameter", "min_tokens", "min_tokens is not supported by this worker's engine, unless it equals max_tokens or ignore_eos is true"), seq.Close())
+	}
 	c := &choice{answer: a, index: i, closed: a.replica.schedule.opened()}
-	c.text.stops = a.req.Stop
 	c.s = &session{
 		engine: a.engine, seq: seq, tokens: slices.Clip(a.prompt), compute: c.compute,
-		gate: a.replica.opts.Gate, prefill: &a.replica.prefill[a.req.Priority],
+		gate: a.replica.opts.Gate, prefill: &a.replica.prefill[a.req.Priority], scored: a.req.PromptLogprobs,
 	}
 	return c, nil
 }
@@ -181,6 +189,7 @@ func (a *answer) tell(e Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.emit != nil {
+		e.Source = a.res.Source // known before anything is generated
 		a.emit(e)
 	}
 }

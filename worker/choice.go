@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"math"
 
 	"github.com/kvtier/kvtier/worker/engine"
 )
@@ -13,7 +14,9 @@ type choice struct {
 	s      *session
 	rest   []int32 // of the prompt, left to an engine.Generator
 	text   textBuilder
-	told   int // tokens of out that were part of an event
+	told   int       // tokens of out that were part of an event
+	begun  bool      // there was an event
+	masked []float32 // scratch: see allowed
 	out    Choice
 	probs  []TokenLogprobs // of the tokens that were not told yet
 	closed func()
@@ -46,7 +49,11 @@ func (c *choice) compute(ctx context.Context, tokens []int32) (logits []float32,
 		if err := c.yield(ctx); err != nil {
 			return nil, err
 		}
-		if logits, err = a.replica.schedule.do(work{ctx, a.engine, c.s.seq, tokens[:n]}, false); err != nil {
+		w := work{ctx: ctx, engine: a.engine, seq: c.s.seq, tokens: tokens[:n]}
+		if at := c.s.seq.Len(); a.req.PromptLogprobs && c.index == 0 {
+			w.visit = func(i int, logits []float32) { a.score(at+i+1, logits) }
+		}
+		if logits, err = a.replica.schedule.do(w, false); err != nil {
 			return nil, err
 		}
 		tokens = tokens[n:]
@@ -110,7 +117,7 @@ func (c *choice) generate(ctx context.Context, logits []float32, then func() err
 	req := c.answer.req
 	sampler := engine.NewSampler(c.sampling())
 	for {
-		next := sampler.Sample(logits)
+		next := sampler.Sample(c.allowed(logits))
 		finished := c.first(next)
 		if !finished {
 			var p TokenLogprobs
@@ -132,10 +139,21 @@ func (c *choice) generate(ctx context.Context, logits []float32, then func() err
 			return err
 		}
 		var err error
-		if logits, err = c.answer.replica.schedule.do(work{ctx, c.answer.engine, c.s.seq, c.s.tokens[len(c.s.tokens)-1:]}, true); err != nil {
+		if logits, err = c.answer.replica.schedule.do(work{ctx: ctx, engine: c.answer.engine, seq: c.s.seq, tokens: c.s.tokens[len(c.s.tokens)-1:]}, true); err != nil {
 			return err
 		}
 	}
+}
+
+// allowed are the logits that a token may be drawn by: without that of the end of text as long as there must be more.
+func (c *choice) allowed(logits []float32) []float32 {
+	eos, req := c.answer.engine.Tokenizer().EOS(), c.answer.req
+	if len(c.out.Tokens) >= req.MinTokens || req.IgnoreEOS || eos < 0 || int(eos) >= len(logits) {
+		return logits
+	}
+	c.masked = append(c.masked[:0], logits...)
+	c.masked[eos] = float32(math.Inf(-1))
+	return c.masked
 }
 
 // first notes that a token is there, and reports whether none is wanted or it ends the text.
@@ -144,7 +162,7 @@ func (c *choice) first(next int32) (finished bool) {
 	switch {
 	case c.answer.most == 0:
 		c.finish("", 0, "length")
-	case next == c.answer.engine.Tokenizer().EOS():
+	case next == c.answer.engine.Tokenizer().EOS() && !c.answer.req.IgnoreEOS:
 		c.finish("", 0, "stop")
 	default:
 		return false
@@ -154,8 +172,8 @@ func (c *choice) first(next int32) (finished bool) {
 
 // delegate has the engine generate by itself.
 func (c *choice) delegate(ctx context.Context, g engine.Generator) error {
-	o := engine.GenerateOptions{SampleOptions: c.sampling(), MaxTokens: c.answer.most}
 	req := c.answer.req
+	o := engine.GenerateOptions{SampleOptions: c.sampling(), MaxTokens: c.answer.most, IgnoreEOS: req.IgnoreEOS || req.MinTokens > 0}
 	if req.Logprobs {
 		o.TopLogprobs = max(1, req.TopLogprobs) // without any it tells none at all
 	}
@@ -191,6 +209,9 @@ func (c *choice) accept(token int32, p TokenLogprobs) (finished bool) {
 		p.Token, p.Text = token, piece
 		c.probs = append(c.probs, p)
 	}
+	if len(c.out.Tokens) >= c.answer.req.MinTokens {
+		c.text.stops = c.answer.req.Stop
+	}
 	text, tokens := c.text.add(piece)
 	switch {
 	case c.text.stopped:
@@ -216,9 +237,17 @@ func (c *choice) finish(text string, tokens int, why string) {
 	c.tell(text, tokens, why)
 }
 
+// tell tells text and how many tokens it shows. The last event has all tokens that are left, so that those of all events are those of the choice.
 func (c *choice) tell(text string, tokens int, finish string) {
-	e := Event{Choice: c.index, Text: text, Tokens: c.out.Tokens[c.told : c.told+tokens : c.told+tokens], FinishReason: finish}
-	c.told += tokens
+	end := c.told + tokens
+	if finish != "" {
+		end = len(c.out.Tokens)
+	}
+	e := Event{Choice: c.index, Text: text, Tokens: c.out.Tokens[c.told:end:end], FinishReason: finish}
+	if !c.begun {
+		c.begun, e.Prompt = true, c.answer.scores
+	}
+	c.told = end
 	if c.answer.req.Logprobs {
 		e.Logprobs = c.probs[:tokens:tokens]
 		c.probs = c.probs[tokens:]

@@ -35,12 +35,19 @@ func (r *Replica) Stream(ctx context.Context, req Request, emit func(Event)) (Re
 func (r *Replica) admit(ctx context.Context, req *Request) (*answer, error) {
 	for {
 		e, _ := r.Resident()
+		if req.only != nil && e != req.only {
+			return nil, errExchanged
+		}
 		tokens, most, err := req.tokens(ctx, e, r.opts.MaxSequences)
 		if now, _ := r.Resident(); err != nil && now == e {
 			return nil, err
 		}
 		need := sequenceBytes(e, len(tokens)+most) * int64(req.choices())
-		place, err := r.queue.enter(ctx, req.Priority, req.choices(), need)
+		enter := r.queue.enter
+		if req.follows {
+			enter = r.queue.follow
+		}
+		place, err := enter(ctx, req.Priority, req.choices(), need)
 		if err != nil {
 			return nil, fmt.Errorf("worker: waiting for a turn: %w", err)
 		}
@@ -56,6 +63,10 @@ func (r *Replica) admit(ctx context.Context, req *Request) (*answer, error) {
 		if closed {
 			a.leave()
 			return nil, ErrClosed
+		}
+		if req.only != nil && a.engine != req.only {
+			a.leave()
+			return nil, errExchanged
 		}
 		if a.engine != e { // swapped while it waited: another tokenizer, perhaps
 			if tokens, most, err = req.tokens(ctx, a.engine, r.opts.MaxSequences); err != nil {

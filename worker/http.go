@@ -89,6 +89,7 @@ func (a *api) routes() []route {
 		{"POST /v1/warm", a.warm},
 		{"POST /v1/warm/tokens", a.tokens},
 		{"GET /openapi.yaml", document},
+		{"GET /health", a.ready}, // vLLM's, which benchmarks wait for
 		{"GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 			httpapi.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 		}},
@@ -137,6 +138,8 @@ func apiError(err error) *httpapi.Error {
 		return &httpapi.Error{Status: http.StatusTooManyRequests, Type: "rate_limit_error", Code: "too_many_requests", Message: err.Error()}
 	case errors.Is(err, ErrClosed):
 		return server(http.StatusServiceUnavailable, "shutting_down", "the worker is shutting down: ask another one, or this one again when it is back")
+	case errors.Is(err, errExchanged):
+		return server(http.StatusServiceUnavailable, "weights_exchanged", err.Error())
 	case errors.Is(err, engine.ErrUnavailable):
 		return server(http.StatusBadGateway, "engine_unavailable", err.Error())
 	case errors.Is(err, context.DeadlineExceeded):

@@ -19,8 +19,8 @@ const bodyTimeout = 30 * time.Second
 
 // format writes answers in the form of one endpoint.
 type format interface {
-	// chunks are what a stream says of an event.
-	chunks(Event) []any
+	// chunks are what a stream says of an event, with the usage so far if that is not nil.
+	chunks(Event, *usage) []any
 	// last is what a stream ends with, when the client wants usage.
 	last(usage, kvtierDetails) any
 	// whole is an answer that is not streamed.
@@ -63,12 +63,31 @@ type kvtierDetails struct {
 
 func (res Result) all() []Choice { return append([]Choice{res.Choice}, res.Others...) }
 
-func (res Result) usage() usage {
-	n := res.GeneratedTokens()
+func (res Result) usage() usage { return usageOf(res.Source, res.GeneratedTokens()) }
+
+func usageOf(s Source, generated int) usage {
 	return usage{
-		PromptTokens: res.PromptTokens, CompletionTokens: n, TotalTokens: res.PromptTokens + n,
-		Details: promptDetails{CachedTokens: res.CachedTokens(), Hot: res.HotTokens, Remote: res.RemoteTokens, Computed: res.ComputedTokens},
+		PromptTokens: s.PromptTokens, CompletionTokens: generated, TotalTokens: s.PromptTokens + generated,
+		Details: promptDetails{CachedTokens: s.CachedTokens(), Hot: s.HotTokens, Remote: s.RemoteTokens, Computed: s.ComputedTokens},
 	}
+}
+
+// progress counts the usage of a stream so far: of the prompts that have an answer, and the tokens of all events.
+type progress struct {
+	choices   int // of each prompt
+	prompts   map[int]bool
+	sum       Source
+	generated int
+}
+
+func (p *progress) add(e Event) *usage {
+	if at := e.Choice / p.choices; !p.prompts[at] {
+		p.prompts[at] = true
+		p.sum.add(e.Source)
+	}
+	p.generated += len(e.Tokens)
+	u := usageOf(p.sum, p.generated)
+	return &u
 }
 
 func (res Result) details() kvtierDetails {
@@ -105,15 +124,15 @@ func inField(err error, field string) error {
 	return err
 }
 
-// answer runs a request and writes what comes of it, as one document or as a stream.
-func (a *api) answer(w http.ResponseWriter, r *http.Request, req Request, s *sampling, f format) {
+// answer runs requests and writes what comes of them, as one document or as a stream.
+func (a *api) answer(w http.ResponseWriter, r *http.Request, reqs []Request, s *sampling, f format) {
 	ctx, cancel := context.WithTimeout(r.Context(), a.opts.RequestTimeout)
 	defer cancel()
 	if s.Stream {
-		a.stream(ctx, cancel, w, req, s.StreamOptions != nil && s.StreamOptions.IncludeUsage, f)
+		a.stream(ctx, cancel, w, reqs, s.StreamOptions, f)
 		return
 	}
-	res, err := a.replica.Complete(ctx, req)
+	res, err := a.replica.StreamAll(ctx, reqs, nil)
 	err = shutDown(ctx, err)
 	a.metrics.answered(res, err)
 	if err != nil {
@@ -126,19 +145,28 @@ func (a *api) answer(w http.ResponseWriter, r *http.Request, req Request, s *sam
 
 // stream answers by server-sent events. Computing does not wait for the client: events queue up, max_tokens bounds how many, and a client that
 // takes longer than WriteTimeout for what it was sent is cut off.
-func (a *api) stream(ctx context.Context, cancel context.CancelFunc, w http.ResponseWriter, req Request, withUsage bool, f format) {
+func (a *api) stream(ctx context.Context, cancel context.CancelFunc, w http.ResponseWriter, reqs []Request, o *streamOptions, f format) {
+	withUsage := o != nil && o.IncludeUsage
+	var sofar *progress
+	if withUsage && o.ContinuousUsage {
+		sofar = &progress{choices: reqs[0].choices(), prompts: map[int]bool{}}
+	}
 	events := newEventQueue()
 	var res Result
 	var err error
 	var computing sync.WaitGroup
 	computing.Go(func() {
 		defer events.close()
-		res, err = a.replica.Stream(ctx, req, events.put)
+		res, err = a.replica.StreamAll(ctx, reqs, events.put)
 	})
 	out := sse{w: w, control: http.NewResponseController(w), timeout: a.opts.WriteTimeout}
 	for batch := events.wait(); batch != nil; batch = events.wait() {
 		for _, e := range batch {
-			for _, chunk := range f.chunks(e) {
+			var u *usage
+			if sofar != nil {
+				u = sofar.add(e)
+			}
+			for _, chunk := range f.chunks(e, u) {
 				out.send(chunk)
 			}
 		}

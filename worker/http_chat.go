@@ -18,15 +18,15 @@ type chatRequest struct {
 
 	Tools             []any           `json:"tools"`
 	ToolChoice        any             `json:"tool_choice"`
-	ParallelToolCalls any             `json:"parallel_tool_calls"`
+	ParallelToolCalls *bool           `json:"parallel_tool_calls"` // of none
 	Functions         []any           `json:"functions"`
 	FunctionCall      any             `json:"function_call"`
 	ResponseFormat    *responseFormat `json:"response_format"`
 	Modalities        []string        `json:"modalities"`
 	Audio             any             `json:"audio"`
-	Prediction        any             `json:"prediction"`
-	ReasoningEffort   any             `json:"reasoning_effort"`
-	Verbosity         any             `json:"verbosity"`
+	Prediction        any             `json:"prediction"` // makes an answer come sooner at best, and not another one
+	ReasoningEffort   *string         `json:"reasoning_effort"`
+	Verbosity         *string         `json:"verbosity"`
 	WebSearchOptions  any             `json:"web_search_options"`
 }
 
@@ -67,6 +67,7 @@ func (q *chatRequest) request(model string) (Request, error) {
 		refused{"tools", len(q.Tools) > 0}, refused{"functions", len(q.Functions) > 0},
 		refused{"tool_choice", q.ToolChoice != nil && q.ToolChoice != "none" && q.ToolChoice != "auto"}, refused{"function_call", q.FunctionCall != nil && q.FunctionCall != "none"},
 		refused{"modalities", len(q.Modalities) > 1 || len(q.Modalities) == 1 && q.Modalities[0] != "text"},
+		refused{"reasoning_effort", q.ReasoningEffort != nil && *q.ReasoningEffort != "none"}, refused{"verbosity", q.Verbosity != nil && *q.Verbosity != "medium"},
 		refused{"audio", q.Audio != nil}, refused{"web_search_options", q.WebSearchOptions != nil},
 	); err != nil {
 		return req, err
@@ -178,7 +179,7 @@ func (a *api) chat(w http.ResponseWriter, r *http.Request) {
 	if body.Stream {
 		object = "chat.completion.chunk"
 	}
-	a.answer(w, r, req, &body.sampling, &chatFormat{header: a.header("chatcmpl-", object), tokenizer: a.tokenizer(), logprobs: req.Logprobs, begun: map[int]bool{}})
+	a.answer(w, r, []Request{req}, &body.sampling, &chatFormat{header: a.header("chatcmpl-", object), tokenizer: a.tokenizer(), logprobs: req.Logprobs, begun: map[int]bool{}})
 }
 
 // chatFormat writes answers in the form of /v1/chat/completions.
@@ -195,16 +196,22 @@ func (f *chatFormat) response(choices []chatChoice) chatResponse {
 	return chatResponse{ID: f.id, Object: f.object, Created: f.created, Model: f.model, Choices: choices}
 }
 
-func (f *chatFormat) chunks(e Event) (out []any) {
+func (f *chatFormat) chunks(e Event, u *usage) (out []any) {
+	add := func(c chatChoice) {
+		c.Index = e.Choice
+		answer := f.response([]chatChoice{c})
+		answer.Usage = u
+		out = append(out, answer)
+	}
 	if !f.begun[e.Choice] {
 		f.begun[e.Choice] = true
-		out = append(out, f.response([]chatChoice{{Index: e.Choice, Delta: &chatDelta{Role: "assistant", Content: new("")}}}))
+		add(chatChoice{Delta: &chatDelta{Role: "assistant", Content: new("")}})
 	}
 	if e.Text != "" || len(e.Logprobs) > 0 {
-		out = append(out, f.response([]chatChoice{{Index: e.Choice, Delta: &chatDelta{Content: &e.Text}, Logprobs: f.logprobsOf(e.Logprobs)}}))
+		add(chatChoice{Delta: &chatDelta{Content: &e.Text}, Logprobs: f.logprobsOf(e.Logprobs)})
 	}
 	if e.FinishReason != "" {
-		out = append(out, f.response([]chatChoice{{Index: e.Choice, Delta: &chatDelta{}, FinishReason: &e.FinishReason}}))
+		add(chatChoice{Delta: &chatDelta{}, FinishReason: &e.FinishReason})
 	}
 	return out
 }

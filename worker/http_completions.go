@@ -2,6 +2,7 @@ package worker
 
 import (
 	"net/http"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -19,32 +20,36 @@ type completionRequest struct {
 	Suffix *string `json:"suffix"`
 }
 
-func (q *completionRequest) request(model string) (Request, error) {
+// requests are what is asked for, one for each prompt. They differ in nothing else, but that a client who names no seed gets several.
+func (q *completionRequest) requests(model string) ([]Request, error) {
 	req, err := q.sampling.request(model, "max_tokens", 16)
 	if err != nil {
-		return req, err
+		return nil, err
 	}
-	p, err := q.Prompt.one()
-	if err != nil {
-		return req, err
+	if len(q.Prompt) == 0 {
+		return nil, httpapi.BadRequest("missing_field", "prompt", "prompt is missing")
 	}
 	if err := refuse(
 		refused{"best_of", q.BestOf != nil && *q.BestOf != max(1, req.N)},
 		refused{"suffix", q.Suffix != nil && *q.Suffix != ""},
 	); err != nil {
-		return req, err
+		return nil, err
 	}
-	if q.Echo && q.Logprobs != nil {
-		return req, httpapi.BadRequest("unsupported_parameter", "echo", "echo together with logprobs is not supported: tokens of the prompt that were cached have none")
-	}
-	req.Prompt, req.Tokens = p.text, p.tokens
 	if q.Logprobs != nil {
-		req.Logprobs, req.TopLogprobs = true, *q.Logprobs
+		req.Logprobs, req.TopLogprobs, req.PromptLogprobs = true, *q.Logprobs, q.Echo
 		if req.TopLogprobs < 0 || req.TopLogprobs > 5 {
-			return req, httpapi.BadRequest("invalid_value", "logprobs", "logprobs is outside 0 to 5")
+			return nil, httpapi.BadRequest("invalid_value", "logprobs", "logprobs is outside 0 to 5")
 		}
 	}
-	return req, nil
+	reqs := make([]Request, len(q.Prompt))
+	for i, p := range q.Prompt {
+		reqs[i] = req
+		reqs[i].Prompt, reqs[i].Tokens = p.text, p.tokens
+		if q.Seed == nil && i > 0 {
+			reqs[i].Seed = randomSeed()
+		}
+	}
+	return reqs, nil
 }
 
 type completionResponse struct {
@@ -65,10 +70,11 @@ type completionChoice struct {
 	Logprobs     *completionLogprobs `json:"logprobs"`
 }
 
-// completionLogprobs has one entry per token in each list. Offsets are in characters of the text, prompt included when it is echoed.
+// completionLogprobs has one entry per token in each list, null for the first token of a prompt, which nothing is before. Offsets are in
+// characters of the text, prompt included when it is echoed.
 type completionLogprobs struct {
 	Tokens        []string             `json:"tokens"`
-	TokenLogprobs []float32            `json:"token_logprobs"`
+	TokenLogprobs []*float32           `json:"token_logprobs"`
 	TopLogprobs   []map[string]float32 `json:"top_logprobs"`
 	TextOffset    []int                `json:"text_offset"`
 }
@@ -79,13 +85,13 @@ func (a *api) completions(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, err)
 		return
 	}
-	req, err := body.request(a.opts.Model)
+	reqs, err := body.requests(a.opts.Model)
 	if err != nil {
 		a.fail(w, err)
 		return
 	}
-	a.answer(w, r, req, &body.sampling, &completionFormat{
-		header: a.header("cmpl-", "text_completion"), tokenizer: a.tokenizer(), echo: body.Echo, req: &req, offset: map[int]int{}, begun: map[int]bool{},
+	a.answer(w, r, reqs, &body.sampling, &completionFormat{
+		header: a.header("cmpl-", "text_completion"), tokenizer: a.tokenizer(), echo: body.Echo, reqs: reqs, texts: map[int]*place{},
 	})
 }
 
@@ -94,10 +100,12 @@ type completionFormat struct {
 	header
 	tokenizer decoder
 	echo      bool
-	req       *Request
-	offset    map[int]int  // characters of each choice so far
-	begun     map[int]bool // choices that have an event
+	reqs      []Request
+	texts     map[int]*place // of the choices that have begun
 }
+
+// place is how far the text of a choice has come, in characters.
+type place struct{ characters int }
 
 func (f *completionFormat) field() string { return "prompt" }
 
@@ -105,31 +113,42 @@ func (f *completionFormat) response(choices []completionChoice) completionRespon
 	return completionResponse{ID: f.id, Object: f.object, Created: f.created, Model: f.model, Choices: choices}
 }
 
-func (f *completionFormat) chunks(e Event) []any {
+func (f *completionFormat) chunks(e Event, u *usage) []any {
 	text := e.Text
-	if f.echo && !f.begun[e.Choice] {
-		text = f.prompt() + text
+	if f.echo && f.texts[e.Choice] == nil {
+		text = f.prompt(e.Choice) + text
 	}
-	f.begun[e.Choice] = true
-	return []any{f.response([]completionChoice{f.choice(e, text)})}
+	answer := f.response([]completionChoice{f.choice(e, text)})
+	answer.Usage = u
+	return []any{answer}
 }
 
 func (f *completionFormat) choice(e Event, text string) completionChoice {
+	if f.texts[e.Choice] == nil {
+		f.texts[e.Choice] = &place{}
+	}
 	c := completionChoice{Index: e.Choice, Text: text, TokenIDs: append([]int32{}, e.Tokens...)}
 	if e.FinishReason != "" {
 		c.FinishReason = &e.FinishReason
 	}
-	if f.req.Logprobs {
+	if f.reqs[0].Logprobs {
 		c.Logprobs = f.logprobs(e)
 	}
 	return c
 }
 
 func (f *completionFormat) logprobs(e Event) *completionLogprobs {
-	out := &completionLogprobs{Tokens: []string{}, TokenLogprobs: []float32{}, TopLogprobs: []map[string]float32{}, TextOffset: []int{}}
-	for _, p := range e.Logprobs {
+	out := &completionLogprobs{Tokens: []string{}, TokenLogprobs: []*float32{}, TopLogprobs: []map[string]float32{}, TextOffset: []int{}}
+	at := f.texts[e.Choice]
+	for i, p := range slices.Concat(e.Prompt, e.Logprobs) {
 		out.Tokens = append(out.Tokens, p.Text)
-		out.TokenLogprobs = append(out.TokenLogprobs, finite(p.Logprob))
+		out.TextOffset = append(out.TextOffset, at.add(p.Text))
+		if i == 0 && len(e.Prompt) > 0 {
+			out.TokenLogprobs, out.TopLogprobs = append(out.TokenLogprobs, nil), append(out.TopLogprobs, nil)
+			continue
+		}
+		logprob := finite(p.Logprob)
+		out.TokenLogprobs = append(out.TokenLogprobs, &logprob)
 		top := make(map[string]float32, len(p.Top))
 		for _, t := range p.Top {
 			if text := f.tokenizer.Decode([]int32{t.Token}); !hasKey(top, text) { // of tokens with one text the likeliest
@@ -137,20 +156,33 @@ func (f *completionFormat) logprobs(e Event) *completionLogprobs {
 			}
 		}
 		out.TopLogprobs = append(out.TopLogprobs, top)
-		out.TextOffset = append(out.TextOffset, f.offset[e.Choice])
-		f.offset[e.Choice] += utf8.RuneCountInString(p.Text)
 	}
 	return out
 }
 
+// add returns where the next token of the text begins. One that goes on with a character begins where that character does.
+func (p *place) add(text string) (offset int) {
+	offset = p.characters
+	if text != "" && !utf8.RuneStart(text[0]) && offset > 0 {
+		offset--
+	}
+	for i := range len(text) {
+		if utf8.RuneStart(text[i]) {
+			p.characters++
+		}
+	}
+	return offset
+}
+
 func hasKey[V any](m map[string]V, k string) bool { _, ok := m[k]; return ok }
 
-// prompt is what is echoed.
-func (f *completionFormat) prompt() string {
-	if f.req.Tokens != nil {
-		return f.tokenizer.Decode(f.req.Tokens)
+// prompt is what is echoed in front of a choice.
+func (f *completionFormat) prompt(choice int) string {
+	q := f.reqs[choice/f.reqs[0].choices()]
+	if q.Tokens != nil {
+		return f.tokenizer.Decode(q.Tokens)
 	}
-	return f.req.Prompt
+	return q.Prompt
 }
 
 func (f *completionFormat) whole(res Result, u usage, d kvtierDetails) any {
@@ -158,9 +190,9 @@ func (f *completionFormat) whole(res Result, u usage, d kvtierDetails) any {
 	for i, c := range res.all() {
 		text := c.Text
 		if f.echo {
-			text = f.prompt() + text
+			text = f.prompt(i) + text
 		}
-		out = append(out, f.choice(Event{Choice: i, Tokens: c.Tokens, Logprobs: c.Logprobs, FinishReason: c.FinishReason}, text))
+		out = append(out, f.choice(Event{Choice: i, Tokens: c.Tokens, Logprobs: c.Logprobs, Prompt: c.Prompt, FinishReason: c.FinishReason}, text))
 	}
 	answer := f.response(out)
 	answer.Usage, answer.KVTier = &u, &d

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -38,15 +39,58 @@ type sampling struct {
 	Store                any    `json:"store"`
 	ServiceTier          any    `json:"service_tier"`
 
-	// What follows is refused unless it is null or what it would be by default.
-	LogitBias        map[string]any `json:"logit_bias"`
-	FrequencyPenalty *float64       `json:"frequency_penalty"`
-	PresencePenalty  *float64       `json:"presence_penalty"`
+	// vLLM's, which benchmarks need.
+	IgnoreEOS bool `json:"ignore_eos"`
+	MinTokens *int `json:"min_tokens"`
+
+	// What follows is refused unless it is null or says that it is off: see off.
+	LogitBias         map[string]any `json:"logit_bias"`
+	FrequencyPenalty  *float64       `json:"frequency_penalty"`
+	PresencePenalty   *float64       `json:"presence_penalty"`
+	RepetitionPenalty *float64       `json:"repetition_penalty"`
+	LengthPenalty     *float64       `json:"length_penalty"`
+	TopK              *int           `json:"top_k"`
+	MinP              *float64       `json:"min_p"`
+	TypicalP          *float64       `json:"typical_p"`
+	UseBeamSearch     *bool          `json:"use_beam_search"`
+	StopTokenIDs      []int32        `json:"stop_token_ids"`
+	IncludeStop       *bool          `json:"include_stop_str_in_output"`
+	SkipSpecial       *bool          `json:"skip_special_tokens"`
+	SpacesBetween     *bool          `json:"spaces_between_special_tokens"`
+	AddSpecial        *bool          `json:"add_special_tokens"`
+	PromptLogprobs    *int           `json:"prompt_logprobs"`
+}
+
+// off says what clients may send to switch something off that is not here.
+func (q *sampling) off() error {
+	return refuse(
+		refused{"logit_bias", len(q.LogitBias) > 0},
+		refused{"frequency_penalty", differs(q.FrequencyPenalty, 0)},
+		refused{"presence_penalty", differs(q.PresencePenalty, 0)},
+		refused{"repetition_penalty", differs(q.RepetitionPenalty, 1)},
+		refused{"length_penalty", differs(q.LengthPenalty, 1)},
+		refused{"top_k", differs(q.TopK, 0, -1)},
+		refused{"min_p", differs(q.MinP, 0)},
+		refused{"typical_p", differs(q.TypicalP, 1)},
+		refused{"use_beam_search", differs(q.UseBeamSearch, false)},
+		refused{"stop_token_ids", len(q.StopTokenIDs) > 0},
+		refused{"include_stop_str_in_output", differs(q.IncludeStop, false)},
+		refused{"skip_special_tokens", differs(q.SkipSpecial, true)},
+		refused{"spaces_between_special_tokens", differs(q.SpacesBetween, true)}, // they have no text
+		refused{"add_special_tokens", differs(q.AddSpecial, true)},
+		refused{"prompt_logprobs", q.PromptLogprobs != nil},
+	)
+}
+
+// differs reports whether a field was given and is none of the values that change nothing.
+func differs[T comparable](given *T, harmless ...T) bool {
+	return given != nil && !slices.Contains(harmless, *given)
 }
 
 type streamOptions struct {
 	IncludeUsage       bool  `json:"include_usage"`
-	IncludeObfuscation *bool `json:"include_obfuscation"` // padding against eavesdroppers; there is none
+	ContinuousUsage    bool  `json:"continuous_usage_stats"` // vLLM's: usage so far in every event, with include_usage
+	IncludeObfuscation *bool `json:"include_obfuscation"`    // padding against eavesdroppers; there is none
 }
 
 // unsupported is the error of a field that would change the output.
@@ -74,11 +118,7 @@ func (q *sampling) request(model, limit string, maxTokens int) (Request, error) 
 	if q.Model != "" && q.Model != model {
 		return Request{}, unknownModel(q.Model, model)
 	}
-	if err := refuse(
-		refused{"logit_bias", len(q.LogitBias) > 0},
-		refused{"frequency_penalty", q.FrequencyPenalty != nil && *q.FrequencyPenalty != 0},
-		refused{"presence_penalty", q.PresencePenalty != nil && *q.PresencePenalty != 0},
-	); err != nil {
+	if err := q.off(); err != nil {
 		return Request{}, err
 	}
 	if q.CacheSalt != nil && *q.CacheSalt == "" {
@@ -93,7 +133,8 @@ func (q *sampling) request(model, limit string, maxTokens int) (Request, error) 
 	if q.MaxTokens != nil && *q.MaxTokens < 0 { // one of them means something else inside
 		return Request{}, httpapi.BadRequest("invalid_value", limit, fmt.Sprintf("%s is %d, want 0 or more", limit, *q.MaxTokens))
 	}
-	req := Request{MaxTokens: maxTokens, Temperature: 1, TopP: 1, Stop: q.Stop}
+	req := Request{MaxTokens: maxTokens, Temperature: 1, TopP: 1, Stop: q.Stop, IgnoreEOS: q.IgnoreEOS}
+	set(&req.MinTokens, q.MinTokens)
 	set(&req.MaxTokens, q.MaxTokens)
 	set(&req.Temperature, q.Temperature)
 	set(&req.TopP, q.TopP)

@@ -105,7 +105,9 @@ func TestBadCompletionsAreRefusedByName(t *testing.T) {
 		"empty":           {``, "empty", 400},
 		"no prompt":       {`{}`, "prompt is missing", 400},
 		"wrong type":      {`{"prompt": 7}`, "prompt is a number", 400},
-		"several prompts": {`{"prompt": ["a","b"]}`, "2 prompts", 400},
+		"many prompts":    {`{"prompt": ["a"` + strings.Repeat(`,"a"`, 256) + `]}`, "257 prompts", 400},
+		"bad prompt":      {`{"prompt": ["a","b",""]}`, "prompt 2 of 3: the prompt is empty", 400},
+		"long prompt":     {`{"prompt": [[3],[3,4]],"max_tokens":2047}`, "prompt 1 of 2: This model's maximum context length", 400},
 		"unknown field":   {`{"prompt":"a","max_token":5}`, "max_token", 400},
 		"other model":     {`{"prompt":"a","model":"gpt"}`, "shakespeare", 404},
 		"no stream":       {`{"prompt":"a","stream_options":{"include_usage":true}}`, "stream_options", 400},
@@ -115,7 +117,10 @@ func TestBadCompletionsAreRefusedByName(t *testing.T) {
 		"empty stop":      {`{"prompt":"a","stop":[""]}`, `"stop"`, 400},
 		"many stops":      {`{"prompt":"a","stop":["1","2","3","4","5","6","7","8","9","a","b","c","d","e","f","g","h"]}`, `"stop"`, 400},
 		"logprobs":        {`{"prompt":"a","logprobs":6}`, `"logprobs"`, 400},
-		"echoed logprobs": {`{"prompt":"a","logprobs":1,"echo":true}`, `"echo"`, 400},
+		"reasons":         {`{"prompt":"a","repetition_penalty":1.1}`, `"repetition_penalty"`, 400},
+		"likeliest":       {`{"prompt":"a","top_k":40}`, `"top_k"`, 400},
+		"at least":        {`{"prompt":"a","min_tokens":17}`, "min_tokens is 17, more than the 16", 400},
+		"less than none":  {`{"prompt":"a","min_tokens":-1}`, "min_tokens is -1", 400},
 		"best of":         {`{"prompt":"a","best_of":3}`, `"best_of"`, 400},
 		"suffix":          {`{"prompt":"a","suffix":"z"}`, `"suffix"`, 400},
 		"bias":            {`{"prompt":"a","logit_bias":{"5":1}}`, `"logit_bias"`, 400},
@@ -143,7 +148,8 @@ func TestBadCompletionsAreRefusedByName(t *testing.T) {
 			t.Errorf("%s: type %s", name, e.Type)
 		}
 	}
-	if status, answer := post(t, s, `{"prompt":"a","user":"u","n":1,"stream":false,"max_tokens":0,"prompt_cache_key":"k"}`); status != 200 {
+	if status, answer := post(t, s, `{"prompt":"a","user":"u","n":1,"stream":false,"max_tokens":0,"prompt_cache_key":"k","top_k":-1,"min_p":0,"repetition_penalty":1.0,
+		"logit_bias":{},"frequency_penalty":0,"presence_penalty":0,"best_of":1,"suffix":"","stop_token_ids":[],"skip_special_tokens":true,"use_beam_search":false,"min_tokens":0,"ignore_eos":false}`); status != 200 {
 		t.Errorf("harmless fields: %d %s", status, answer)
 	}
 }

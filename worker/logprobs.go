@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/kvtier/kvtier/worker/engine"
 )
@@ -45,4 +46,27 @@ func logprobs(logits []float32, token int32, n int) (float32, []engine.TokenLogp
 		}
 	}
 	return of(logits[token]), top
+}
+
+// score notes what the model thought of the prompt's token at pos, by the logits behind the one before it.
+func (a *answer) score(pos int, logits []float32) {
+	if pos == 1 {
+		a.scores = append(a.scores, a.scored(0))
+	}
+	if pos == len(a.prompt) {
+		return // the first token of the answer is there
+	}
+	p := a.scored(pos)
+	p.Logprob, p.Top = logprobs(logits, p.Token, a.req.TopLogprobs)
+	a.scores = append(a.scores, p)
+}
+
+// scored is the prompt's token at pos. The texts of all tokens make up the text of the prompt.
+func (a *answer) scored(pos int) TokenLogprobs {
+	t, token := a.engine.Tokenizer(), a.prompt[pos]
+	p := TokenLogprobs{Token: token, Text: t.Decode(a.prompt[pos : pos+1])}
+	if pos == 1 { // behind a token that begins a text a space may be the tokenizer's own
+		p.Text = strings.TrimPrefix(t.Decode(a.prompt[:2]), t.Decode(a.prompt[:1]))
+	}
+	return p
 }

@@ -63,20 +63,52 @@ var errDisturbed = errors.New("worker: a request came")
 
 // enter waits for a turn. It fails with a *BusyError at once, with ErrClosed, with a *RequestError for what will never fit, or with ctx's error.
 func (q *queue) enter(ctx context.Context, p Priority, places int, bytes int64) (*ticket, error) {
+	return q.wait(ctx, q.ticket(p, places, bytes), q.refuseLocked)
+}
+
+// follow is enter for a part of a request of which room has said that it may enter: it waits, however many do.
+func (q *queue) follow(ctx context.Context, p Priority, places int, bytes int64) (*ticket, error) {
+	return q.wait(ctx, q.ticket(p, places, bytes), func(*ticket) error {
+		if q.mu.closed {
+			return ErrClosed
+		}
+		return nil
+	})
+}
+
+// room fails as enter would at once.
+func (q *queue) room(p Priority, places int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.refuseLocked(q.ticket(p, places, 0))
+}
+
+func (q *queue) ticket(p Priority, places int, bytes int64) *ticket {
+	return &ticket{queue: q, priority: p, places: places, bytes: bytes, turn: make(chan struct{})}
+}
+
+// refuseLocked says why t may not even wait.
+func (q *queue) refuseLocked(t *ticket) error {
+	switch waiting := len(q.mu.waiting[t.priority]); {
+	case q.mu.closed:
+		return ErrClosed
+	case !q.firstLocked(t) && waiting >= q.length:
+		return &BusyError{Waiting: waiting, RetryAfter: q.waitLocked(waiting)}
+	}
+	return nil
+}
+
+// wait waits for t's turn, unless refuse has a reason against it.
+func (q *queue) wait(ctx context.Context, t *ticket, refuse func(*ticket) error) (*ticket, error) {
+	p, bytes := t.priority, t.bytes
 	if q.bytes > 0 && bytes > q.bytes {
 		return nil, badRequest("too_large", "", "the request needs %d bytes for K and V of prompt and answer, this worker has %d for all requests: shorten the prompt, max_tokens or n", bytes, q.bytes)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	t := &ticket{queue: q, priority: p, places: places, bytes: bytes, turn: make(chan struct{})}
 	q.mu.Lock()
-	switch waiting := len(q.mu.waiting[p]); {
-	case q.mu.closed:
-		q.mu.Unlock()
-		return nil, ErrClosed
-	case !q.firstLocked(t) && waiting >= q.length:
-		err := &BusyError{Waiting: waiting, RetryAfter: q.waitLocked(waiting)}
+	if err := refuse(t); err != nil {
 		q.mu.Unlock()
 		return nil, err
 	}

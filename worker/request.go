@@ -59,12 +59,22 @@ type Request struct {
 	// Logprobs asks for the log-probability of each generated token, and of the TopLogprobs likeliest at its position.
 	Logprobs    bool
 	TopLogprobs int
+	// PromptLogprobs asks, with Logprobs, for those of the prompt's tokens as well. All of the prompt is computed then: K/V from the cache
+	// comes without probabilities. It takes an engine.Scorer.
+	PromptLogprobs bool
+	// IgnoreEOS generates up to MaxTokens whatever the model thinks: the token that ends a text is one like any other.
+	IgnoreEOS bool
+	// MinTokens is how many tokens to generate at least: before, neither the end of text nor a stop string ends the continuation.
+	MinTokens int
 	// Salt separates tenants: K/V is shared only between requests of equal salt.
 	Salt string
 	// NoCache neither reads nor writes the cache: the yardstick that everything else is compared with.
 	NoCache bool
 	// Priority says whose turn comes first; the zero value is Serving.
 	Priority Priority
+
+	only    engine.Engine // if set, no other one may answer
+	follows bool          // a part of a request of which another part is in the queue or behind it: it may wait in any case
 }
 
 // Priority orders requests that wait for a turn.
@@ -80,6 +90,8 @@ const (
 type Choice struct {
 	Text   string  // up to the stop string that ended it
 	Tokens []int32 // all that were generated, those of a stop string too
+	// Prompt is what the model thought of the prompt's tokens, with PromptLogprobs. The first has no probability: nothing is before it.
+	Prompt []TokenLogprobs
 	// Logprobs belong to the tokens that Text shows; empty unless they were asked for.
 	Logprobs     []TokenLogprobs
 	FinishReason string // "stop" at the end of text or at a stop string, "length" at MaxTokens
@@ -97,9 +109,29 @@ type TokenLogprobs struct {
 type Event struct {
 	Choice       int
 	Text         string
-	Tokens       []int32         // whose text ends here
-	Logprobs     []TokenLogprobs // of Tokens, if asked for
+	Tokens       []int32         // whose text ends here; in the last event also those that have no text, such as a stop string's
+	Logprobs     []TokenLogprobs // of those of Tokens whose text is told, if asked for
+	Prompt       []TokenLogprobs // of the prompt's tokens, in the first event of a choice, if asked for
 	FinishReason string          // of the last event of a choice; "" before
+	Source       Source          // of the choice's prompt
+}
+
+// Source says where the K/V of a prompt came from.
+type Source struct {
+	PromptTokens   int
+	HotTokens      int // prompt tokens whose K/V came from the hot tier
+	RemoteTokens   int // from the remote tier
+	ComputedTokens int // computed; the three add up to PromptTokens
+}
+
+// CachedTokens is the number of prompt tokens that were not computed.
+func (s Source) CachedTokens() int { return s.HotTokens + s.RemoteTokens }
+
+func (s *Source) add(other Source) {
+	s.PromptTokens += other.PromptTokens
+	s.HotTokens += other.HotTokens
+	s.RemoteTokens += other.RemoteTokens
+	s.ComputedTokens += other.ComputedTokens
 }
 
 // Result is what was generated and where its prompt's K/V came from.
@@ -107,11 +139,8 @@ type Result struct {
 	Choice          // the first, or only, continuation
 	Others []Choice // the second onward
 
-	PromptTokens   int
-	HotTokens      int // prompt tokens whose K/V came from the hot tier
-	RemoteTokens   int // from the remote tier
-	ComputedTokens int // computed; the three add up to PromptTokens
-	Miss           tiered.Reason
+	Source
+	Miss tiered.Reason
 
 	Identity block.Identity
 	Label    string
@@ -120,9 +149,6 @@ type Result struct {
 	TTFT     time.Duration // from the call to the first token, waiting included
 	Total    time.Duration
 }
-
-// CachedTokens is the number of prompt tokens that were not computed.
-func (r Result) CachedTokens() int { return r.HotTokens + r.RemoteTokens }
 
 // GeneratedTokens counts the tokens of all choices.
 func (r Result) GeneratedTokens() int {
@@ -155,6 +181,12 @@ func (q *Request) tokens(ctx context.Context, e engine.Engine, maxChoices int) (
 		most = limit - len(tokens)
 	case len(tokens) > limit || most == FillContext || most > limit-len(tokens):
 		return nil, 0, contextExceeded(len(tokens), most, limit)
+	}
+	if q.MinTokens > most {
+		return nil, 0, badRequest("invalid_value", "min_tokens", "min_tokens is %d, more than the %d that may be generated", q.MinTokens, most)
+	}
+	if _, ok := e.(engine.Scorer); q.PromptLogprobs && !ok {
+		return nil, 0, badRequest("unsupported_parameter", "echo", "echo together with logprobs is not supported by this worker's engine: it tells nothing of a prompt's tokens")
 	}
 	for i, token := range tokens {
 		if token < 0 || int(token) >= t.Vocab() {
@@ -190,6 +222,8 @@ func (q *Request) check(maxChoices int) error {
 	switch {
 	case q.MaxTokens < 0 && q.MaxTokens != FillContext:
 		return badRequest("invalid_value", "max_tokens", "max_tokens is %d, want 0 or more", q.MaxTokens)
+	case q.MinTokens < 0:
+		return badRequest("invalid_value", "min_tokens", "min_tokens is %d, want 0 or more", q.MinTokens)
 	case !(q.Temperature >= 0) || math.IsInf(q.Temperature, 1):
 		return badRequest("invalid_value", "temperature", "temperature is %v, want 0 or more", q.Temperature)
 	case !(q.TopP >= 0 && q.TopP <= 1):

@@ -14,9 +14,16 @@ type work struct {
 	engine engine.Engine
 	seq    engine.Sequence
 	tokens []int32
+	// visit, if not nil, wants the logits behind each of tokens: see engine.Scorer, which the engine is then.
+	visit func(i int, logits []float32)
 }
 
-func (w *work) prefill() ([]float32, error) { return w.seq.Prefill(w.ctx, w.tokens) }
+func (w *work) prefill() ([]float32, error) {
+	if w.visit != nil {
+		return w.engine.(engine.Scorer).Score(w.ctx, w.seq, w.tokens, w.visit)
+	}
+	return w.seq.Prefill(w.ctx, w.tokens)
+}
 
 // schedule orders the calls of an engine that computes several sequences at once, as agenda has it. Each caller waits for its own step. A
 // sequence that is alone computes in its caller's goroutine; as soon as there are several, one goroutine computes for all of them, and

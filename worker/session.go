@@ -22,6 +22,7 @@ type session struct {
 	tokens  []int32      // prompt, then what was generated
 	hashes  []block.Hash // chain of the full blocks of tokens
 	kept    int          // blocks of the chain that need not be put any more
+	scored  bool         // all of the prompt is computed, more slowly, since the logits behind each token are wanted
 
 	gate    gate.Mode
 	prefill *gate.PrefillMeter
@@ -35,7 +36,7 @@ func (s *session) prompt(ctx context.Context, res *Result, noCache bool) ([]floa
 	}
 	if !usable {
 		res.Miss = tiered.MissUnshared
-	} else if !noCache {
+	} else if !noCache && !s.scored {
 		if err := s.bring(ctx, res); err != nil {
 			return nil, err
 		}
@@ -86,7 +87,7 @@ func (s sink) Compute(ctx context.Context, to int) error {
 func (s *session) computeTo(ctx context.Context, end int) ([]float32, error) {
 	at, start := s.seq.Len(), s.cache.Now()
 	logits, err := s.compute(ctx, s.tokens[at:end])
-	if err == nil && logits != nil { // a Generator has put it off
+	if err == nil && logits != nil && !s.scored { // a Generator has put it off
 		s.prefill.Observe(at, end-at, s.cache.Now().Sub(start))
 	}
 	return logits, err

@@ -265,7 +265,7 @@ func (w *warming) turn(ctx context.Context, seq engine.Sequence, tokens []int32)
 	defer r.schedule.opened()() // only now: requests that are alone compute without it
 	calm, end := r.queue.whileQuiet(ctx)
 	defer end()
-	_, err = r.schedule.do(work{calm, w.engine, seq, tokens}, false)
+	_, err = r.schedule.do(work{ctx: calm, engine: w.engine, seq: seq, tokens: tokens}, false)
 	return err != nil && errors.Is(context.Cause(calm), errDisturbed), err
 }
 

@@ -114,7 +114,7 @@ func (g *generator) Generate(ctx context.Context, tokens []int32, o engine.Gener
 	sampler := engine.NewSampler(o.SampleOptions)
 	for i := range o.MaxTokens {
 		next := sampler.Sample(logits)
-		if next == g.eos {
+		if next == g.eos && !o.IgnoreEOS {
 			return nil
 		}
 		out := engine.Generated{Token: next}

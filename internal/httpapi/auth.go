@@ -9,7 +9,7 @@ import (
 )
 
 // OpenPaths need no token: probes have none.
-func OpenPaths() []string { return []string{"/healthz", "/readyz"} }
+func OpenPaths() []string { return []string{"/health", "/healthz", "/readyz"} }
 
 // RequireToken lets requests through that carry "Authorization: Bearer <token>", and those for OpenPaths; the others get 401. An empty token
 // turns the check off. Whatever is compared is compared in constant time.
