@@ -68,6 +68,13 @@ race: ## All tests under the race detector (needs a C compiler)
 integration: ## Tests against real Redis containers; a missing Docker is a failure
 	KVTIER_REQUIRE_CONTAINERS=1 go test -count=1 -timeout 25m ./integration/... ./store/redisstore/...
 
+.PHONY: clients
+clients: ## The clients of OpenAI's API that people use, against real workers: the table of docs/API.md (UPDATE=1 writes it)
+	clients/make-env .cache/clients
+	.cache/clients/lint/bin/ruff check -q clients
+	.cache/clients/lint/bin/ruff format -q --check clients
+	KVTIER_CLIENTS=$(CURDIR)/.cache/clients KVTIER_REQUIRE_CONTAINERS=1 go test -count=1 -timeout 25m -parallel 3 -run '^TestClients$$' -v ./integration $(if $(UPDATE),-update-clients)
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
 	FUZZTIME=$(FUZZTIME) .ci/fuzz $(PKG)
