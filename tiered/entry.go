@@ -22,7 +22,9 @@ type entry struct {
 	slabs  *slabs
 	slab   []byte
 
-	seq uint64 // when it last became the youngest of the hot tier; guarded by hot.mu
+	// In the hot tier, and guarded by hot.mu:
+	seq          uint64 // when it, or the block that it lies behind, last became the youngest
+	newer, older *entry // see order
 }
 
 // Whether a block is in the remote tier, as far as this worker knows. Above queued it is there; the number says how often the remote tier

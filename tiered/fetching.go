@@ -198,7 +198,7 @@ func (c *Cache) fail(f *fill, err error) {
 // takes, so a fill that was under way across a change leaves nothing behind; waiters compare once more before they use it.
 func (c *Cache) commit(f *fill, e *entry) {
 	if c.hotFill(f) {
-		c.admit(e)
+		c.admit(e, true)
 	}
 	if !c.allows(&f.scope, AccessHot) && !commitUnchecked() {
 		e.release()

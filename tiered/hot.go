@@ -2,29 +2,28 @@ package tiered
 
 import (
 	"maps"
-	"math"
 	"sync"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/kvtier/kvtier/block"
 )
 
-// hot is the tier in the process: the least recently used blocks leave when the bytes exceed the bound. simplelru keeps the order; the
-// lock and the bytes are ours, because the library bounds by count only. One lock covers a walk along a chain, because taking one per
+// hot is the tier in the process: the least recently used blocks leave when the bytes exceed the bound. golang-lru bounds by count, and puts
+// what is new in front of everything: a chain that is put block by block would lose its root first, and with it the use of all others. Here
+// a block takes its place behind the one before it in its chain (order). One lock covers a walk along a chain, because taking one per
 // block would cost more than the walk. Blocks among the youngest eighth are not moved to the front again: walks over what is really
-// hot only peek, which changes nothing, and run side by side.
+// hot only look, which changes nothing, and run side by side.
 type hot struct {
 	max int64
 
 	mu struct {
 		sync.RWMutex
-		gen   Generation                 // of every block in lru
-		cuts  map[block.Digest]block.Cut // behind which every block in lru was computed; never changed in place
-		lru   *simplelru.LRU[block.Hash, *entry]
-		seq   uint64 // counts how often a block became the youngest
-		bytes int64
-		share map[block.Digest]int64 // bytes by tenant
+		gen    Generation                 // of every block
+		cuts   map[block.Digest]block.Cut // behind which every block was computed; never changed in place
+		blocks map[block.Hash]*entry
+		order  order
+		seq    uint64 // counts how often a block became the youngest
+		bytes  int64
+		share  map[block.Digest]int64 // bytes by tenant
 	}
 }
 
@@ -39,20 +38,11 @@ func newHot(maxBytes int64) *hot {
 
 // reset empties the tier without releasing anything. mu is held, or nobody else knows h.
 func (h *hot) reset(g Generation, cuts map[block.Digest]block.Cut) {
-	lru, err := simplelru.NewLRU[block.Hash, *entry](math.MaxInt, nil)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	h.mu.lru, h.mu.bytes, h.mu.gen, h.mu.cuts, h.mu.share = lru, 0, g, cuts, map[block.Digest]int64{}
+	h.mu.blocks, h.mu.bytes, h.mu.gen, h.mu.cuts, h.mu.share = map[block.Hash]*entry{}, 0, g, cuts, map[block.Digest]int64{}
+	h.mu.order.reset()
 }
 
 func (e *entry) cost() int64 { return int64(len(e.slab)) + entryOverhead }
-
-// stamp notes that e is the youngest now. mu is held.
-func (h *hot) stamp(e *entry) {
-	h.mu.seq++
-	e.seq = h.mu.seq
-}
 
 // run appends to dst the longest run of hot blocks at the front of hashes, each with a reference for the caller. If they are used and one of them is not
 // among the youngest, it touches all of them, from the last to the first, so that within a chain the leaves leave before the root.
@@ -63,10 +53,10 @@ func (h *hot) run(dst []*entry, g *Generation, hashes []block.Hash, use bool) []
 		return dst
 	}
 	first := len(dst)
-	young := h.mu.seq - min(h.mu.seq, uint64(h.mu.lru.Len()/8))
+	young := h.mu.seq - min(h.mu.seq, uint64(len(h.mu.blocks)/8))
 	old := false
 	for i := range hashes {
-		e, ok := h.mu.lru.Peek(hashes[i])
+		e, ok := h.mu.blocks[hashes[i]]
 		if !ok {
 			break
 		}
@@ -85,8 +75,11 @@ func (h *hot) touch(chain []*entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := len(chain) - 1; i >= 0; i-- {
-		if e, _ := h.mu.lru.Get(chain[i].hash); e == chain[i] {
-			h.stamp(e)
+		if e := chain[i]; h.mu.blocks[e.hash] == e {
+			h.mu.seq++
+			h.mu.order.remove(e)
+			h.mu.order.insert(e, nil)
+			e.seq = h.mu.seq
 		}
 	}
 }
@@ -94,7 +87,7 @@ func (h *hot) touch(chain []*entry) {
 func (h *hot) contains(g Generation, hash block.Hash) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return h.mu.gen == g && h.mu.lru.Contains(hash)
+	return h.mu.gen == g && h.mu.blocks[hash] != nil
 }
 
 // peek returns a hot block without a reference and without touching it, or nil: for a look at what it says of itself.
@@ -104,8 +97,7 @@ func (h *hot) peek(g *Generation, hash block.Hash) *entry {
 	if h.mu.gen != *g {
 		return nil
 	}
-	e, _ := h.mu.lru.Peek(hash)
-	return e
+	return h.mu.blocks[hash]
 }
 
 // ancestors returns, with references, the hot blocks before e in its chain, nearest first, as long as want says so.
@@ -113,7 +105,7 @@ func (h *hot) ancestors(e *entry, want func(*entry) bool) (chain []*entry) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for e.depth > 0 && h.mu.gen == e.gen {
-		p, ok := h.mu.lru.Peek(e.parent)
+		p, ok := h.mu.blocks[e.parent]
 		if !ok || !want(p) {
 			break
 		}
@@ -123,23 +115,41 @@ func (h *hot) ancestors(e *entry, want func(*entry) bool) (chain []*entry) {
 	return chain
 }
 
-// insert makes e hot, with a reference of its own, and returns the blocks that had to leave, with theirs. It refuses a block of another
-// generation, one of a tenant that was purged meanwhile, one that is hot already, and one larger than the whole tier.
-func (h *hot) insert(e *entry) (victims []*entry, ok bool) {
+// insert makes e hot, with a reference of its own, and returns the blocks that had to leave, with theirs, which may be e. fetched says that it was
+// read, and not computed behind the block before it. It refuses a block of another generation, one of a tenant that was purged meanwhile,
+// one that is hot already, and one larger than the whole tier.
+func (h *hot) insert(e *entry, fetched bool) (victims []*entry, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.mu.gen != e.gen && !lateInsert() || h.mu.cuts[e.ns] != e.cut || h.mu.lru.Contains(e.hash) || e.cost() > h.max {
+	if h.mu.gen != e.gen && !lateInsert() || h.mu.cuts[e.ns] != e.cut || h.mu.blocks[e.hash] != nil || e.cost() > h.max {
 		return nil, false
 	}
-	h.mu.lru.Add(e.hash, e.retain())
-	h.stamp(e)
+	h.mu.blocks[e.hash] = e.retain()
+	switch parent := h.mu.blocks[e.parent]; {
+	case e.depth > 0 && parent != nil:
+		h.mu.order.insert(e, parent)
+		e.seq = parent.seq
+	case e.depth > 0 && !fetched: // the one before it has left: it is of no use before all others
+		h.mu.order.insert(e, h.mu.order.oldest())
+	default: // a root, or read from the back, where the one before it comes next
+		h.mu.seq++
+		h.mu.order.insert(e, nil)
+		e.seq = h.mu.seq
+	}
 	h.account(e, e.cost())
 	for h.mu.bytes > h.max {
-		_, v, _ := h.mu.lru.RemoveOldest()
-		h.account(v, -v.cost())
+		v := h.mu.order.oldest()
+		h.remove(v)
 		victims = append(victims, v)
 	}
 	return victims, true
+}
+
+// remove takes e out, with the tier's reference. mu is held.
+func (h *hot) remove(e *entry) {
+	h.mu.order.remove(e)
+	delete(h.mu.blocks, e.hash)
+	h.account(e, -e.cost())
 }
 
 // account adds n bytes to what is held for e's tenant and altogether. mu is held.
@@ -156,10 +166,9 @@ func (h *hot) purge(cuts map[block.Digest]block.Cut) int {
 	var out []*entry
 	h.mu.Lock()
 	h.mu.cuts = cuts
-	for _, e := range h.mu.lru.Values() {
+	for _, e := range h.mu.blocks {
 		if cuts[e.ns] != e.cut {
-			h.mu.lru.Remove(e.hash)
-			h.account(e, -e.cost())
+			h.remove(e)
 			out = append(out, e)
 		}
 	}
@@ -185,17 +194,17 @@ func (h *hot) drop(g Generation, cuts map[block.Digest]block.Cut) int {
 		h.mu.Unlock()
 		return 0
 	}
-	old := h.mu.lru
+	old := h.mu.blocks
 	h.reset(g, cuts)
 	h.mu.Unlock()
-	for _, e := range old.Values() {
+	for _, e := range old {
 		e.release()
 	}
-	return old.Len()
+	return len(old)
 }
 
 func (h *hot) size() (blocks int, bytes int64) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return h.mu.lru.Len(), h.mu.bytes
+	return len(h.mu.blocks), h.mu.bytes
 }

@@ -16,7 +16,7 @@ func (h *hot) count(g *Generation, hashes []block.Hash) int {
 		return 0
 	}
 	for i := range hashes {
-		if !h.mu.lru.Contains(hashes[i]) {
+		if h.mu.blocks[hashes[i]] == nil {
 			return i
 		}
 	}

@@ -34,7 +34,7 @@ func (c *Cache) Put(v View, ns block.Digest, chain []block.Hash, export func(p b
 			return err
 		}
 	}
-	c.admit(e)
+	c.admit(e, false)
 	switch {
 	case c.remote == nil:
 	case c.opts.WritePolicy == WriteThrough, c.opts.WritePolicy == WriteOnSecondHit && c.seen.again(hash):
@@ -44,8 +44,8 @@ func (c *Cache) Put(v View, ns block.Digest, chain []block.Hash, export func(p b
 }
 
 // admit makes e hot and passes on what had to leave for it.
-func (c *Cache) admit(e *entry) {
-	victims, _ := c.hot.insert(e)
+func (c *Cache) admit(e *entry, fetched bool) {
+	victims, _ := c.hot.insert(e, fetched)
 	c.stats.evicted.Add(int64(len(victims)))
 	c.fates.evicted(victims)
 	for _, v := range victims {
