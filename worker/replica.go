@@ -53,7 +53,8 @@ type Options struct {
 	// MaxQueue bounds the requests of one priority that wait; more are refused with ErrBusy. Default 64; negative for none.
 	MaxQueue int
 	// MaxSequenceBytes bounds the K and V that running requests may come to, for prompt and answer; requests wait while it is used up, and one that
-	// needs more alone is refused. Default: what four sequences of the model's context come to, or, if MaxSequences is set, all of those.
+	// needs more alone is refused. Default: what four sequences of the model's context come to, or more of them up to 1 GiB; if MaxSequences is
+	// set, what all of those come to.
 	MaxSequenceBytes int64
 	// PrefillChunk is how many prompt tokens are computed before others get a turn. Default 128.
 	PrefillChunk int
@@ -94,8 +95,14 @@ const wholeLatch = 1 << 30
 func (o Options) withDefaults() Options {
 	if o.MaxSequences == 0 {
 		o.MaxSequences = sequencesOf(o.Engine)
-		if o.MaxSequenceBytes == 0 { // more sequences, not more memory
-			o.MaxSequenceBytes = fewSequences * sequenceBytes(o.Engine, o.Engine.ContextTokens())
+		if o.MaxSequenceBytes == 0 {
+			// More sequences, not more memory, unless that is little: a chat that names no max_tokens takes a whole context.
+			whole := sequenceBytes(o.Engine, o.Engine.ContextTokens())
+			all := int64(o.MaxSequences) * whole
+			if parallel(o.Engine) == 0 { // otherwise it is the memory of somebody who has made room for them
+				all = min(all, littleBytes)
+			}
+			o.MaxSequenceBytes = max(fewSequences*whole, all)
 		}
 	}
 	if o.MaxQueue == 0 {
@@ -116,17 +123,27 @@ const (
 	fewSequences = 4
 	// batchSequences are what one takes that computes them together.
 	batchSequences = 16
+	// littleBytes is memory that any machine has that serves a model.
+	littleBytes = 1 << 30
 )
 
 // sequencesOf says how many sequences fit an engine.
 func sequencesOf(e engine.Engine) int {
-	if p, ok := e.(engine.Parallel); ok {
-		return max(1, p.Sequences())
+	if n := parallel(e); n > 0 {
+		return n
 	}
 	if _, ok := e.(engine.Batcher); ok {
 		return batchSequences
 	}
 	return fewSequences
+}
+
+// parallel is how many sequences an engine says that it has room for, 0 if it does not say.
+func parallel(e engine.Engine) int {
+	if p, ok := e.(engine.Parallel); ok {
+		return max(0, p.Sequences())
+	}
+	return 0
 }
 
 func (o Options) validate() error {

@@ -95,7 +95,7 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.StringVar(&f.onExpiry, "on-expiry", "local", "without a lease: local (go on with this worker's own entries) or strict (use none)")
 	fl.IntVar(&f.node.sequences, "sequences", 0, "sequences that run at once; a request with n choices has n (default: 16 with the built-in engine, the slots of llama-server)")
 	fl.IntVar(&f.node.queue, "queue", 64, "requests that may wait for their turn; more get 429 and Retry-After")
-	fl.Var(&f.sequenceBytes, "sequence-bytes", "bound of K and V of running requests, prompt and answer (default: what 4 sequences of the context come to; with --sequences, all of those)")
+	fl.Var(&f.sequenceBytes, "sequence-bytes", "bound of K and V of running requests, prompt and answer (default: what 4 sequences of the context come to, or more of them up to 1 GiB; with --sequences, all of those)")
 	fl.DurationVar(&f.drain, "drain-timeout", drainTimeout, "how long requests may go on after SIGTERM, and stores after that")
 	fl.StringVar(&f.chatTemplate, "chat-template", "", "how /v1/chat/completions makes a prompt: plain, or a `file` with a Jinja template (default: the model's own, or plain)")
 	return cmd

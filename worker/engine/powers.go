@@ -13,6 +13,7 @@ type Batcher interface {
 
 // Parallel is an optional power of an Engine that knows how many sequences it can serve at once, such as a server with so many slots.
 type Parallel interface {
+	// Sequences is that number, 0 if it is not known.
 	Sequences() int
 }
 

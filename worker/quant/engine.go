@@ -64,6 +64,7 @@ var (
 	_ engine.Engine    = (*quantised)(nil)
 	_ engine.Templater = (*quantised)(nil)
 	_ engine.Sized     = (*quantised)(nil)
+	_ engine.Parallel  = (*quantised)(nil)
 )
 
 // Layout is the engine's with a quantisation: other bytes, another digest.
@@ -94,6 +95,14 @@ func (e *quantised) ChatTemplate() engine.ChatTemplate {
 		return t.ChatTemplate()
 	}
 	return engine.ChatTemplate{}
+}
+
+// Sequences implements [engine.Parallel] as the engine within does, if it does.
+func (e *quantised) Sequences() int {
+	if p, ok := e.Engine.(engine.Parallel); ok {
+		return p.Sequences()
+	}
+	return 0
 }
 
 // SequenceBytes implements [engine.Sized]: sequences hold K/V as the engine within does.

@@ -197,3 +197,20 @@ func TestStepsPassThrough(t *testing.T) {
 		t.Error("a sequence of another engine is taken")
 	}
 }
+
+// slotted is an engine that has room for so many sequences.
+type slotted struct{ engine.Engine }
+
+func (slotted) Sequences() int { return 7 }
+
+func TestRoomIsThatOfTheEngineWithin(t *testing.T) {
+	for want, e := range map[int]engine.Engine{7: slotted{enginetest.Tiny(t, 1)}, 0: enginetest.Tiny(t, 1)} {
+		w, err := quant.Wrap(e, block.QuantInt8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.(engine.Parallel).Sequences(); got != want {
+			t.Errorf("room for %d sequences, want %d", got, want)
+		}
+	}
+}
