@@ -98,6 +98,49 @@ func TestFormsOfAFieldMeanTheSame(t *testing.T) {
 	}
 }
 
+// Errors name fields as the client wrote them, with what they are part of, and types as JSON does.
+func TestErrorsSpeakTheClientsWords(t *testing.T) {
+	h := worker.Handler(replicaOf(t, tiny(t), nil), worker.HandlerOptions{Model: "shakespeare"})
+	for _, c := range []struct{ path, body, param string }{
+		{"/v1/completions", `{"prompt":"a","max_tokens":"9"}`, "max_tokens"},
+		{"/v1/completions", `{"prompt":"a","max_tokens":1.5}`, "max_tokens"},
+		{"/v1/completions", `{"prompt":"a","top_p":[1]}`, "top_p"},
+		{"/v1/completions", `{"prompt":"a","min_tokens":99}`, "min_tokens"},
+		{"/v1/completions", `{"prompt":"a","ignore_eos":1}`, "ignore_eos"},
+		{"/v1/completions", `{"prompt":"a","stream":true,"stream_options":{"usage":true}}`, "stream_options.usage"},
+		{"/v1/completions", `{"prompt":"a","Prompt":"b"}`, "Prompt"},
+		{"/v1/completions", `{"prompt":"a","prompt":"b"}`, "prompt"},
+		{"/v1/completions", `{"prompt":"a","n":9999}`, "n"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"}],"max_completion_tokens":"9"}`, "max_completion_tokens"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"},{"role":"user","text":"a"}]}`, "messages[1].text"},
+		{"/v1/chat/completions", `{"messages":[{"role":7,"content":"a"}]}`, "messages[0].role"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"}],"reasoning_effort":7}`, "reasoning_effort"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"}],"reasoning_effort":"high"}`, "reasoning_effort"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"}],"verbosity":"low"}`, "verbosity"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"}],"parallel_tool_calls":"no"}`, "parallel_tool_calls"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"}],"tool_choice":"required"}`, "tool_choice"},
+		{"/v1/chat/completions", `{"messages":[{"role":"user","content":"a"}],"response_format":{"type":"json_object"}}`, "response_format"},
+		{"/v1/warm", `{"tokens":[3,null]}`, "tokens[1]"},
+		{"/v1/warm", `{"tokens":["a"]}`, "tokens[0]"},
+		{"/v1/warm", `{"prompt":["a"]}`, "prompt"},
+		{"/v1/warm", `{"prompt":null,"tokens":[3]}`, "prompt"},
+		{"/v1/warm/tokens", `{"prompts":["a",null]}`, "prompts[1]"},
+		{"/v1/warm/tokens", `{"conversations":[[{"role":"user","content":null}]]}`, "conversations[0][0].content"},
+	} {
+		status, answer := ask(t, h, c.path, c.body)
+		said, _ := answer["error"].(map[string]any)
+		message, _ := said["message"].(string)
+		if status != http.StatusBadRequest || said["param"] != c.param || !strings.Contains(message, c.param) {
+			t.Errorf("%s %s: %d %v, want param %s, and the message to name it", c.path, c.body, status, answer, c.param)
+		}
+		for _, goish := range []string{"sampling", "int32", "struct", "unmarshal", "json:", "worker.", "Request"} {
+			if strings.Contains(message, goish) {
+				t.Errorf("%s %s: %q, which has %q", c.path, c.body, message, goish)
+			}
+		}
+	}
+}
+
 // What is in no documented form is refused, and the error names the field and what it is. None of it is answered as another prompt.
 func TestFormsThatAreNone(t *testing.T) {
 	h := worker.Handler(replicaOf(t, tiny(t), nil), worker.HandlerOptions{Model: "shakespeare"})

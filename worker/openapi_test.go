@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +26,19 @@ func TestDocumentHasEveryRoute(t *testing.T) {
 	d := openapitest.Load(t, openAPI)
 	d.HasRoutes(served)
 	d.ListedIn("../docs/API.md")
+}
+
+// TestDocumentsHaveOneVersion: both APIs are of one release, and are described in one version of OpenAPI.
+func TestDocumentsHaveOneVersion(t *testing.T) {
+	other, err := os.ReadFile("../coordinator/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := regexp.MustCompile(`(?m)^(openapi|  version): .*$`)
+	ours, theirs := versions.FindAllString(string(openAPI), -1), versions.FindAllString(string(other), -1)
+	if len(ours) != 2 || !slices.Equal(ours, theirs) {
+		t.Errorf("the worker's document has %q, the coordinator's %q", ours, theirs)
+	}
 }
 
 // TestAnswersAreAsDescribed holds requests that are accepted and all answers to the document.
