@@ -254,30 +254,6 @@ func guarded(ctx context.Context, b *Circuit, call func() (int, error)) (int, er
 	return n, err
 }
 
-// outcome is what a call says about the store. The order matters: one fault outweighs successes.
-type outcome uint8
-
-const (
-	outcomeNone  outcome = iota // the caller went away, or the store is closed
-	outcomeWell                 // an answer, be it no
-	outcomeFault                // see IsFault
-)
-
-func outcomeOf(err error) outcome {
-	switch {
-	case err == nil:
-		return outcomeWell
-	case errors.Is(err, ErrNode):
-		return outcomeNone // what is in front of the node counts it
-	case IsFault(err):
-		return outcomeFault
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed), errors.Is(err, ErrUnavailable), errors.Is(err, ErrInvalid):
-		return outcomeNone
-	default:
-		return outcomeWell
-	}
-}
-
 // admit returns the era of a call that may go ahead, or the reason why it may not.
 func (b *Circuit) admit(ctx context.Context) (uint64, error) {
 	if err := ctx.Err(); err != nil {

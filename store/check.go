@@ -22,6 +22,14 @@ func CheckPut(items []Item, ttl time.Duration) (key string, err error) {
 	return "", nil
 }
 
+// CheckGet is what every back end asks before it reads anything: it returns ErrInvalid unless each key has a buffer.
+func CheckGet(keys []string, bufs [][]byte) error {
+	if len(keys) != len(bufs) {
+		return fmt.Errorf("%w: %d keys and %d buffers", ErrInvalid, len(keys), len(bufs))
+	}
+	return nil
+}
+
 // CheckLease is what every Leaser asks first: it returns ErrInvalid for what no store grants.
 func CheckLease(key, note string, ttl time.Duration) error {
 	switch {

@@ -53,9 +53,6 @@ func (s *deadlined) Get(ctx context.Context, keys []string, bufs [][]byte) iter.
 	if _, has := ctx.Deadline(); has || s.deadlines.Get < 0 {
 		return s.Store.Get(ctx, keys, bufs)
 	}
-	if len(keys) != len(bufs) {
-		panic("store: Get with different numbers of keys and buffers")
-	}
 	return func(yield func(int, error) bool) { // the time counts from the loop, not from the call
 		ctx, cancel := within(ctx, s.deadlines.Get)
 		defer cancel()

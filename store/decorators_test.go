@@ -3,7 +3,11 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -111,5 +115,101 @@ func TestFaulty(t *testing.T) {
 	}
 	if got := f.Calls(storetest.Get); got != 4 {
 		t.Errorf("Calls = %d, want 4", got)
+	}
+}
+
+// A node of several that fails costs its own keys, whatever the method, and delays the others by no more than the call lasts.
+func TestFaultyNode(t *testing.T) {
+	for name, fault := range map[string]storetest.Fault{
+		"refuses": {Err: storetest.NodeFault},
+		"hangs":   {Err: storetest.NodeFault, Delay: time.Hour},
+		"full":    {Err: store.ErrFull},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := storetest.NewFaulty(memstore.New(memstore.Options{}))
+			sick := storetest.OnNode(1, 3)
+			fault.Keys = sick
+			f.Inject(fault)
+			var keys []string
+			var items []store.Item
+			for i := range 30 {
+				keys = append(keys, fmt.Sprint("k", i))
+				items = append(items, store.Item{Key: keys[i], Value: []byte(keys[i])})
+			}
+			call := func() context.Context {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				t.Cleanup(cancel)
+				return ctx
+			}
+			check := func(op string, i int, err error) {
+				t.Helper()
+				if (err != nil) != sick(keys[i]) {
+					t.Errorf("%s: %s of %s, which is sick: %v: %v", name, op, keys[i], sick(keys[i]), err)
+				}
+			}
+			err := f.Put(call(), items, time.Hour)
+			for i := range keys {
+				check("Put", i, store.ErrorOf(err, i))
+			}
+			bufs := make([][]byte, len(keys))
+			for i := range bufs {
+				bufs[i] = make([]byte, 16)
+			}
+			i := 0
+			for n, err := range f.Get(call(), keys, bufs) {
+				check("Get", i, err)
+				if err == nil && string(bufs[i][:n]) != keys[i] {
+					t.Errorf("%s: Get of %s = %q", name, keys[i], bufs[i][:n])
+				}
+				i++
+			}
+			if i != len(keys) {
+				t.Errorf("%s: Get yielded %d times", name, i)
+			}
+			first := slices.IndexFunc(keys, sick)
+			if n, err := f.Lead(call(), keys); n != first || err == nil {
+				t.Errorf("%s: Lead = %d, %v, want %d and why", name, n, err, first)
+			}
+			if n, err := f.Lead(call(), keys[first+1:first+2]); !sick(keys[first+1]) && (n != 1 || err != nil) {
+				t.Errorf("%s: Lead behind the first sick key = %d, %v", name, n, err)
+			}
+			n, err := f.Delete(call(), keys)
+			for i := range keys {
+				check("Delete", i, store.ErrorOf(err, i))
+				if !sick(keys[i]) {
+					n--
+				}
+			}
+			if n != 0 {
+				t.Errorf("%s: Delete counted %d too many", name, n)
+			}
+		})
+	}
+}
+
+func TestBatchError(t *testing.T) {
+	full, sick := fmt.Errorf("put x: %w", store.ErrFull), errors.New("reset by peer")
+	if store.Batch(make([]error, 3)) != nil {
+		t.Error("a batch without errors is one")
+	}
+	err := fmt.Errorf("wrapped: %w", store.Batch([]error{nil, full, context.Canceled}))
+	for i, want := range []error{nil, store.ErrFull, context.Canceled} {
+		if got := store.ErrorOf(err, i); !errors.Is(got, want) {
+			t.Errorf("ErrorOf(%d) = %v, want %v", i, got, want)
+		}
+	}
+	if !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), "2 of 3 failed, the first: put x") {
+		t.Errorf("the batch's error: %v", err)
+	}
+	if store.ErrorOf(sick, 7) != sick || store.ErrorOf(nil, 7) != nil {
+		t.Error("ErrorOf a batch that failed, or went well, as one")
+	}
+	for _, c := range []struct {
+		want bool
+		errs []error
+	}{{false, []error{full, nil}}, {true, []error{context.Canceled, sick}}, {true, []error{full, sick}}, {false, []error{context.Canceled}}, {true, []error{sick}}} {
+		if got := store.IsFault(store.Batch(c.errs)); got != c.want {
+			t.Errorf("IsFault of %v = %v", c.errs, got)
+		}
 	}
 }

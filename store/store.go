@@ -24,6 +24,14 @@ var (
 	ErrInvalid = errors.New("store: invalid argument")
 	// ErrFull means that the store has no room and evicts nothing to make some (Redis: OOM under noeviction). Reads still work.
 	ErrFull = errors.New("store: full")
+	// ErrReadOnly means that the store takes no writes at present, for another reason than its size. Reads still work.
+	ErrReadOnly = errors.New("store: takes no writes")
+	// ErrNotValue means that what lies under the key is no value: somebody else has put it there. It is a miss that Lead counts as present,
+	// so that it should be discarded (Discarder).
+	ErrNotValue = errors.New("store: not a value")
+	// ErrLate goes with the end of a context for which the store is not to blame: nothing had been sent by then, because the caller's
+	// own side had too much under way or was still connecting, or the answer was arriving.
+	ErrLate = errors.New("store: not in time")
 	// ErrUnavailable means that the store was not asked, because it has failed lately.
 	ErrUnavailable = errors.New("store: unavailable")
 	// ErrNode goes with a fault of one node of several, which has a breaker of its own: it says nothing about the others.
@@ -53,23 +61,24 @@ type Item struct {
 // the context has ended already. An empty batch succeeds without a round trip.
 type Store interface {
 	// Lead counts how many of keys exist, from the first on without a gap: what follows the first missing key is not
-	// counted even if it exists. It takes one round trip per node, whatever the number of keys.
+	// counted even if it exists. It takes one round trip per node, whatever the number of keys. With an error, the number n counts what is
+	// known to exist before keys[n], whose error it is: the keys behind may be asked for.
 	Lead(ctx context.Context, keys []string) (int, error)
 
 	// Get reads the value of keys[i] into bufs[i] and yields its length, in the order of keys, as values arrive. A value longer
-	// than len(bufs[i])-Spare yields ErrTooLarge, a missing one ErrNotFound; the following keys are still read. After any other
-	// error it may yield the same error for all that follow. It yields exactly len(keys) times unless the
-	// caller breaks off; the buffers are the caller's again when the loop has ended, either way. Bytes of a buffer
-	// whose length was not yielded without error are undefined. It panics if len(bufs) != len(keys).
+	// than len(bufs[i])-Spare yields ErrTooLarge, a missing one ErrNotFound, one that is none ErrNotValue. Each key has its own outcome: a node
+	// that is sick costs its own keys. It yields exactly len(keys) times unless the caller breaks off; the buffers are the caller's
+	// again when the loop has ended, either way. Bytes of a buffer whose length was not yielded without error are undefined. If the numbers
+	// of keys and buffers differ, each key yields ErrInvalid.
 	Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2[int, error]
 
-	// Put stores items, each for ttl at least and a bounded jitter at most longer; ttl must be positive. When it returns an error, any
-	// subset of the items may have been stored, but no value in part. If a key occurs twice in items, either value may remain.
-	// It refuses a value longer than MaxValueBytes with ErrTooLarge, a longer key than MaxKeyBytes or a TTL that is not positive
+	// Put stores items, each for ttl at least and a bounded jitter at most longer; ttl must be positive. Each item has its own outcome,
+	// ErrorOf(err, i): without an error it is stored; with one it may be stored or not, but never in part. A node that is sick or full costs
+	// its own items. If a key occurs twice in items, either value may remain. It refuses a value longer than MaxValueBytes with ErrTooLarge, a longer key than MaxKeyBytes or a TTL that is not positive
 	// with ErrInvalid, in either case before it stores anything.
 	Put(ctx context.Context, items []Item, ttl time.Duration) error
 
-	// Delete removes keys and returns how many of them existed.
+	// Delete removes keys and returns how many of them existed. ErrorOf(err, i) is what became of keys[i].
 	Delete(ctx context.Context, keys []string) (int, error)
 
 	// Ping asks every node for a sign of life.
@@ -109,6 +118,13 @@ type Sweep struct {
 	Cursors map[string]uint64
 }
 
+// Discarder is an optional power of a store: to delete a value that is no good, unless another has taken its place meanwhile.
+type Discarder interface {
+	// Discard reads what is under key and deletes exactly that if bad says so, or if it is no value, or longer than maxBytes, in which two
+	// cases bad is not asked. It reports whether it deleted something. bad may look at value until it returns.
+	Discard(ctx context.Context, key string, maxBytes int, bad func(value []byte) bool) (bool, error)
+}
+
 // Pinner is an optional power of a store: to keep values beyond every TTL. What has no TTL is left alone by servers that evict volatile keys
 // only; a value that is put again is not pinned any more.
 type Pinner interface {
@@ -133,18 +149,4 @@ func As[T any](s Store) (T, bool) {
 	}
 	var none T
 	return none, false
-}
-
-// IsFault reports whether err says that the store is sick, as opposed to answering no: a breaker counts faults only. A deadline
-// that passed is a fault; a caller that went away is not.
-func IsFault(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return false
-	}
-	for _, ok := range []error{ErrNotFound, ErrTooLarge, ErrInvalid, ErrFull, ErrUnavailable, ErrClosed} {
-		if errors.Is(err, ok) {
-			return false
-		}
-	}
-	return true
 }

@@ -116,6 +116,11 @@ func (s *sender) pass(c chunk) (data []byte, ok bool) {
 
 // hold waits as long as the faults say, which may change meanwhile, and returns those in force at the end, or false when the link was cut.
 func (s *sender) hold(c chunk) (f Faults, alive bool) {
+	select {
+	case <-s.done: // what is left of a link that was cut takes no bandwidth from others
+		return f, false
+	default:
+	}
 	var due time.Time
 	for first := true; ; first = false {
 		f, era, changed := s.p.now()

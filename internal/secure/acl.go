@@ -31,7 +31,8 @@ func Roles() []Role { return []Role{Worker, Coordinator, Dashboard, Admin} }
 var rules = map[Role][]string{
 	Worker: {
 		everybody, cluster, "&kvt1:{ctl}:inv +subscribe +unsubscribe",
-		"(~kvt1:d:* +get +set +exists +strlen +unlink +persist +pexpire)", // blocks; the last two pin and unpin
+		"+multi +exec +unwatch",
+		"(~kvt1:d:* +get +set +exists +strlen +unlink +watch +persist +pexpire)", // blocks; the last two pin and unpin, a transaction discards
 		"(~kvt1:l:* +get +set +pttl +unlink)",                             // claims on blocks that are being computed
 		"(%R~kvt1:{ctl}:model:* +getrange)",
 		"(~kvt1:{ctl}:w:* +set +del)",

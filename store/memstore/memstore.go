@@ -26,7 +26,7 @@ const entryOverhead = 128
 
 // Options configures a Store. The zero value is a store of DefaultMaxBytes.
 type Options struct {
-	// MaxBytes bounds keys, values and a fixed overhead per entry. Zero means DefaultMaxBytes.
+	// MaxBytes bounds keys, values and a fixed overhead per entry. Zero means DefaultMaxBytes, negative no room at all: each Put is ErrFull.
 	MaxBytes int64
 	// Now is the clock that TTLs follow. Nil means time.Now.
 	Now func() time.Time
@@ -58,11 +58,8 @@ type entry struct {
 
 func (e *entry) bytes() int64 { return int64(len(e.key)+len(e.value)) + entryOverhead }
 
-// New returns an empty store. It panics if o.MaxBytes is negative.
+// New returns an empty store.
 func New(o Options) *Store {
-	if o.MaxBytes < 0 {
-		panic("memstore: Options.MaxBytes is negative")
-	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
@@ -89,12 +86,13 @@ func (s *Store) Lead(ctx context.Context, keys []string) (int, error) {
 
 // Get implements store.Store. The lock is not held while the caller's loop body runs.
 func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2[int, error] {
-	if len(keys) != len(bufs) {
-		panic(fmt.Sprintf("memstore: Get with %d keys and %d buffers", len(keys), len(bufs)))
-	}
 	return func(yield func(int, error) bool) {
+		invalid := store.CheckGet(keys, bufs)
 		for i, k := range keys {
-			n, err := s.read(ctx, k, bufs[i])
+			n, err := 0, invalid
+			if err == nil {
+				n, err = s.read(ctx, k, bufs[i])
+			}
 			if err != nil {
 				err = fmt.Errorf("memstore: get %q: %w", k, err)
 			}
@@ -121,8 +119,8 @@ func (s *Store) read(ctx context.Context, key string, buf []byte) (int, error) {
 	return copy(buf, e.value), nil
 }
 
-// Put implements store.Store, without jitter. It copies the values. With Options.NoEviction it may return ErrFull; without, a
-// single item larger than MaxBytes is ErrFull too.
+// Put implements store.Store, without jitter. It copies the values. With Options.NoEviction an item may be ErrFull; without, one larger
+// than MaxBytes is ErrFull too.
 func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,15 +131,20 @@ func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) 
 		return fmt.Errorf("memstore: put %q: %w", key, err)
 	}
 	expires := s.opts.Now().Add(ttl)
-	for _, it := range items {
+	var failed []error
+	for i, it := range items {
 		e := &entry{key: it.Key, value: append([]byte(nil), it.Value...), expires: expires}
 		if err := s.makeRoom(e); err != nil {
-			return fmt.Errorf("memstore: put %q: %w", it.Key, err)
+			if failed == nil {
+				failed = make([]error, len(items))
+			}
+			failed[i] = fmt.Errorf("memstore: put %q: %w", it.Key, err)
+			continue
 		}
 		s.entries[e.key] = s.recent.PushFront(e)
 		s.bytes += e.bytes()
 	}
-	return nil
+	return store.Batch(failed)
 }
 
 // makeRoom removes what e replaces and then what was used least recently.

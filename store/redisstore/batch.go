@@ -43,9 +43,10 @@ type result struct {
 
 // course is one lane's share of a batch.
 type course struct {
-	lane  *lane
-	spans []span
-	next  atomic.Int64
+	lane    *lane
+	spans   []span
+	next    atomic.Int64
+	refused atomic.Pointer[error] // why a Put sends no more there
 }
 
 // span is a run of positions that travel together.
@@ -167,6 +168,7 @@ func (b *batch) course(l *lane) int {
 	c := &b.courses[i]
 	c.lane, c.spans = l, c.spans[:0]
 	c.next.Store(0)
+	c.refused.Store(nil)
 	return i
 }
 
@@ -195,7 +197,7 @@ func (b *batch) alone() bool { return len(b.courses) == 1 && len(b.courses[0].sp
 
 // launch begins to move all spans in the background, a few of each lane at once, in order. What has not begun when ctx ends still gets
 // its result: the error.
-func (b *batch) launch(ctx context.Context, move func(*batch, context.Context, *lane, span)) {
+func (b *batch) launch(ctx context.Context, move func(*batch, context.Context, *course, span)) {
 	for i := range b.courses {
 		c := &b.courses[i]
 		for range b.width(c) {
@@ -205,7 +207,7 @@ func (b *batch) launch(ctx context.Context, move func(*batch, context.Context, *
 					if i >= len(c.spans) || b.stopped.Load() {
 						return
 					}
-					move(b, ctx, c.lane, c.spans[i])
+					move(b, ctx, c, c.spans[i])
 					b.finished(c.spans[i])
 				}
 			})

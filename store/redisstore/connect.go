@@ -1,7 +1,6 @@
 package redisstore
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -24,7 +23,7 @@ func Connect(o Options) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o.connect(unguarded, false), nil
+	return o.connect(greeted, false), nil
 }
 
 // resolve returns o with its defaults, or all its problems.
@@ -40,31 +39,38 @@ func (o Options) resolve() (Options, error) {
 }
 
 // guard puts something in front of the client of one server, which name is for people, and returns the client.
-type guard func(c *redis.Client, name string) *redis.Client
+type guard func(c *redis.Client, name string, l login) *redis.Client
 
-func unguarded(c *redis.Client, _ string) *redis.Client { return c }
+// guard is the guard of the only server, which has no breaker of its own.
+func (f *front) guard(c *redis.Client, _ string, l login) *redis.Client {
+	f.login = l
+	c.AddHook(f)
+	return c
+}
+
+// greeted is the guard of clients that are handed out: their connections are ready for use, and nothing else is different.
+func greeted(c *redis.Client, _ string, l login) *redis.Client {
+	c.AddHook(&front{login: l, plain: true})
+	return c
+}
 
 // connect makes the client of o.Mode, with g in front of every server. With replicas set it is the one of Sentinel's replicas. Why these
 // settings: nothing is retried, because a late answer is a miss and retries belong to the breaker; a failed dial is not repeated, so that a dead server costs less than a millisecond; pipelines
 // share the main pool, whose 32 KiB buffers copy less than the 128 KiB ones of a pipeline pool; RESP2, because RESP3 looks
 // for push messages before every reply.
 func (o Options) connect(g guard, replicas bool) redis.UniversalClient {
-	var onConnect func(context.Context, *redis.Conn) error
-	if o.Hedge > 0 {
-		// A cluster's replicas refuse to read otherwise, and to masters it means nothing.
-		onConnect = func(ctx context.Context, c *redis.Conn) error { return c.ReadOnly(ctx).Err() }
-	}
+	l := login{o.Username, o.Password, o.clientName(), o.Mode == Cluster && o.Hedge > 0}
 	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	switch o.Mode {
 	case Cluster:
 		return redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: o.Addrs, ClientName: o.clientName(), Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
+			Addrs: o.Addrs, Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
 			Protocol: 2, DisableIdentity: true, MaintNotificationsConfig: quiet, DisableRoutingPolicies: true,
 			ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, MaxRedirects: 3,
 			MinRetryBackoff: time.Millisecond, MaxRetryBackoff: 8 * time.Millisecond,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
-			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-			OnConnect: onConnect, NewClient: func(o *redis.Options) *redis.Client { return g(redis.NewClient(o), o.Addr) },
+			PoolSize: o.PoolSize, PipelinePoolSize: -1, ConnMaxIdleTime: -1,
+			NewClient:                  func(o *redis.Options) *redis.Client { return g(redis.NewClient(o), o.Addr, l) },
 			ClusterStateReloadInterval: 5 * time.Second, FailingTimeoutSeconds: 3,
 		})
 	case Sentinel:
@@ -75,12 +81,12 @@ func (o Options) connect(g guard, replicas bool) redis.UniversalClient {
 		return g(redis.NewFailoverClient(&redis.FailoverOptions{
 			ReplicaOnly: replicas,
 			MasterName:  o.MasterName, SentinelAddrs: o.Addrs, SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
-			ClientName: o.clientName(), Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
+			Username: o.Username, Password: o.Password, TLSConfig: o.TLS,
 			Protocol: 2, DisableIdentity: true,
 			ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
-			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-		}), name)
+			PoolSize: o.PoolSize, PipelinePoolSize: -1, ConnMaxIdleTime: -1,
+		}), name, l)
 	default:
 		network, tlsConfig := "tcp", o.TLS
 		if strings.HasPrefix(o.Addrs[0], "/") {
@@ -89,12 +95,12 @@ func (o Options) connect(g guard, replicas bool) redis.UniversalClient {
 			tlsConfig = withServerName(tlsConfig, o.Addrs[0])
 		}
 		return g(redis.NewClient(&redis.Options{
-			Network: network, Addr: o.Addrs[0], ClientName: o.clientName(), Username: o.Username, Password: o.Password, TLSConfig: tlsConfig,
+			Network: network, Addr: o.Addrs[0], Username: o.Username, Password: o.Password, TLSConfig: tlsConfig,
 			Protocol: 2, DisableIdentity: true, MaintNotificationsConfig: quiet,
 			ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.PoolTimeout,
-			PoolSize: o.PoolSize, PipelinePoolSize: -1,
-		}), o.Addrs[0])
+			PoolSize: o.PoolSize, PipelinePoolSize: -1, ConnMaxIdleTime: -1,
+		}), o.Addrs[0], l)
 	}
 }
 

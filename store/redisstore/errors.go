@@ -20,7 +20,7 @@ import (
 var (
 	// ErrAuth means that the server wants a user and password, or others, or that the user may not run a command.
 	ErrAuth = errors.New("redisstore: not allowed; check user and password in the URL, and that the user may run " +
-		"GET, SET, EXISTS, STRLEN, PTTL, PERSIST, PEXPIRE, UNLINK, SCAN and PING on kvt1:*")
+		"GET, SET, EXISTS, STRLEN, PTTL, PERSIST, PEXPIRE, UNLINK, WATCH, MULTI, EXEC, SCAN and PING on kvt1:*")
 	// ErrTLS means that one side speaks TLS and the other does not, or that the server's certificate is not trusted.
 	ErrTLS = errors.New("redisstore: TLS mismatch; use rediss:// for a server with TLS, redis:// for one without, " +
 		"and a certificate that this machine trusts")
@@ -49,11 +49,33 @@ func wrap(ctx context.Context, op, key string, err error) error {
 	return &opError{op, key, classify(ctx, err)}
 }
 
-// classify maps the client's errors to those of package store. What it does not know stays as it is and is a fault: time-outs,
-// lost connections, refused dials, LOADING, CLUSTERDOWN, and refusals by access lists.
+// refusals are replies of a server that is well, by their code, which is stable.
+var refusals = map[string]error{
+	"WRONGTYPE":  store.ErrNotValue,
+	"OOM":        store.ErrFull,
+	"READONLY":   store.ErrReadOnly, // a replica
+	"MISCONF":    store.ErrReadOnly, // snapshots fail
+	"NOREPLICAS": store.ErrReadOnly, // fewer replicas than min-replicas-to-write
+}
+
+// replyCode is the first word of an error that the server has sent, or empty.
+func replyCode(err error) string {
+	reply, ok := errors.AsType[redis.Error](err)
+	if !ok || errors.Is(err, redis.Nil) {
+		return ""
+	}
+	code, _, _ := strings.Cut(reply.Error(), " ")
+	return code
+}
+
+// classify maps the client's errors to those of package store. What it does not know stays as it is and is a fault: time-outs of a silent
+// server, lost connections, refused dials, LOADING, MASTERDOWN, CLUSTERDOWN, BUSY, too many clients, and what is misconfigured.
 func classify(ctx context.Context, err error) error {
 	if kind := misconfigured(err); kind != nil {
 		return fmt.Errorf("%w: %w", kind, err)
+	}
+	if is := refusals[replyCode(err)]; is != nil {
+		return fmt.Errorf("%w: %w", is, err)
 	}
 	switch {
 	case errors.Is(err, redis.Nil):
@@ -62,8 +84,6 @@ func classify(ctx context.Context, err error) error {
 		return store.ErrClosed
 	case isTooSmall(err):
 		return store.ErrTooLarge
-	case redis.IsOOMError(err):
-		return fmt.Errorf("%w: %w", store.ErrFull, err)
 	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
 		return fmt.Errorf("%w: %w", ctx.Err(), err)
 	case errors.Is(err, os.ErrDeadlineExceeded) && expired(ctx):
@@ -102,7 +122,7 @@ func misconfigured(err error) error {
 	switch {
 	case has("NOAUTH ", "WRONGPASS ", "NOPERM ", "ERR AUTH ", "ERR invalid password"):
 		return ErrAuth
-	case has("MOVED ", "CROSSSLOT ", "cluster support disabled", "all sentinels specified in configuration are unreachable",
+	case has("MOVED ", "ASK ", "CROSSSLOT ", "cluster support disabled", "all sentinels specified in configuration are unreachable",
 		"unknown command 'sentinel'", "unknown command 'SENTINEL'"):
 		return ErrMode
 	case has("tls: "):

@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"fmt"
 	"iter"
 
 	"github.com/redis/go-redis/v9"
@@ -17,10 +16,15 @@ import (
 // When the loop ends early, Get waits for the round trips in flight, because they write into the caller's buffers: at most
 // until the context's deadline or Options.Timeout, whichever is sooner.
 func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2[int, error] {
-	if len(keys) != len(bufs) {
-		panic(fmt.Sprintf("redisstore: Get with %d keys and %d buffers", len(keys), len(bufs)))
-	}
 	return func(yield func(int, error) bool) {
+		if err := store.CheckGet(keys, bufs); err != nil {
+			for _, k := range keys {
+				if !yield(0, &opError{"get", k, err}) {
+					return
+				}
+			}
+			return
+		}
 		if len(keys) == 0 {
 			return
 		}
@@ -36,7 +40,7 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 			return
 		}
 		if b.alone() { // no goroutine for what is one round trip
-			b.getSpan(ctx, b.courses[0].lane, b.courses[0].spans[0])
+			b.getSpan(ctx, &b.courses[0], b.courses[0].spans[0])
 			for i := range b.results {
 				if !yield(b.results[i].n, b.results[i].err) {
 					return
@@ -56,7 +60,8 @@ func (s *Store) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq2
 }
 
 // getSpan sets the result of each key of sp, whatever happens.
-func (b *batch) getSpan(ctx context.Context, l *lane, sp span) {
+func (b *batch) getSpan(ctx context.Context, c *course, sp span) {
+	l := c.lane
 	if h := b.s.hedge; h != nil && h.ready() {
 		b.getHedged(ctx, h, l, sp)
 		return
@@ -66,7 +71,7 @@ func (b *batch) getSpan(ctx context.Context, l *lane, sp span) {
 
 // read is getSpan without a hedge. wait bounds how long it waits for its turn, trip the round trip.
 func (b *batch) read(wait, trip context.Context, l *lane, sp span) {
-	err := l.reading.Acquire(wait, 1)
+	err := acquire(wait, l.reading, 1)
 	if err == nil {
 		defer l.reading.Release(1)
 		err = b.s.carry(wait, l.gets, min(sp.bytes, l.max), func() {

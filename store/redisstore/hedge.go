@@ -54,10 +54,7 @@ type hedger struct {
 	turn      atomic.Uint32
 	credit    atomic.Int64 // a read earns 1, a hedge costs hedgeOneIn
 	sent, won atomic.Int64
-
-	mu       sync.Mutex
-	closed   bool
-	attempts sync.WaitGroup // grows under mu while not closed
+	attempts  backgrounds
 }
 
 func newHedger(o Options, g guard, cluster *redis.ClusterClient) *hedger {
@@ -119,26 +116,13 @@ func (h *hedger) candidates(ctx context.Context, key string) []redis.UniversalCl
 	return []redis.UniversalClient{replica}
 }
 
-// begin runs an attempt in the background, and reports false if the store is closed.
-func (h *hedger) begin(attempt func()) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.closed {
-		h.attempts.Go(attempt)
-	}
-	return !h.closed
-}
-
 // close ends what is under way and waits for it. The primary's client has been closed before.
 func (h *hedger) close() error {
-	h.mu.Lock()
-	h.closed = true
-	h.mu.Unlock()
 	var errs []error
 	for _, c := range h.replicas {
 		errs = append(errs, c.Close())
 	}
-	h.attempts.Wait()
+	h.attempts.close()
 	return errors.Join(errs...)
 }
 
@@ -150,7 +134,7 @@ func race[T any](ctx context.Context, h *hedger, primary, replica func(context.C
 	defer cancel()
 	// With room for one answer each, so that an attempt that nobody waits for any more can end.
 	first, second := make(chan *T, 1), (chan *T)(nil)
-	if !h.begin(func() { first <- primary(waiting) }) {
+	if !h.attempts.begin(func() { first <- primary(waiting) }) {
 		return nil, nil
 	}
 	timer := time.NewTimer(h.delay)
@@ -164,7 +148,7 @@ func race[T any](ctx context.Context, h *hedger, primary, replica func(context.C
 			first = nil
 		case <-timer.C:
 			answer := make(chan *T, 1)
-			if h.spend() && h.begin(func() { answer <- replica(waiting) }) {
+			if h.spend() && h.attempts.begin(func() { answer <- replica(waiting) }) {
 				second = answer
 			}
 		case r = <-second:
@@ -278,8 +262,8 @@ func (s *Store) leadHedged(ctx context.Context, h *hedger, keys []string) (int, 
 	attempt := func(ctx context.Context, c redis.UniversalClient) *led {
 		trip, cancel := lasting(ctx)
 		defer cancel()
-		n, err := s.lead(trip, c, keys)
-		return &led{n, err}
+		l := s.answer(trip, c, s.newProbe(keys))
+		return &l
 	}
 	primary := func(ctx context.Context) *led { return attempt(ctx, s.client) }
 	replica := func(ctx context.Context) (a *led) {

@@ -274,6 +274,9 @@ func TestBreakersEndHedging(t *testing.T) {
 		p := newPair(t)
 		s := p.open(t, func(o *redisstore.Options) { o.NodeBreaker = once })
 		p.set(t, "k", []byte("v"), true)
+		if _, errs := read(t.Context(), s, 100, "k"); errs[0] != nil { // connected: attempts to connect have longer than this
+			t.Fatal(errs[0])
+		}
 		p.fault(t, faultproxy.Faults{Blackhole: true})
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // the primary fails then, unseen by the caller
 		defer cancel()
@@ -418,7 +421,7 @@ func TestHedgedReadsOfRealReplicas(t *testing.T) {
 		"cluster":  {redisstore.Options{URL: cluster}, nodes[:3]},
 	} {
 		t.Run(name, func(t *testing.T) {
-			x.options.Hedge, x.options.Timeout, x.options.DialTimeout = 5*time.Millisecond, patient, patient
+			x.options.Hedge, x.options.Timeout, x.options.DialTimeout, x.options.PoolTimeout = 5*time.Millisecond, patient, patient, patient
 			s := open(t, x.options)
 			var items []store.Item
 			var keys []string

@@ -2,16 +2,19 @@ package redisstore
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/kvtier/kvtier/store"
 )
 
 const (
 	// getBytes is how many bytes of small values share one round trip. It only has to hide the round trip: more would make
 	// the reader wait for the first value, and large values lose throughput in pipelines.
-	getBytes = 512 << 10
+	getBytes = 1<<20 + 64<<10
 	// getsAtOnce is how many round trips of one Get run at once per server, each on its own connection: the server prepares a reply
 	// while the client reads another. More add nothing, and the sum of replies must stay small.
 	getsAtOnce = 3
@@ -42,8 +45,14 @@ func newLane(maxBytes, poolSize int) *lane {
 	return &lane{
 		max: maxBytes, putBytes: min(putBytes, maxBytes*(putBytes>>10)/(defaultInFlight>>10)),
 		gets: semaphore.NewWeighted(int64(maxBytes)), puts: semaphore.NewWeighted(putsAtOnce),
-		reading: semaphore.NewWeighted(int64(max(1, poolSize-putsAtOnce-1))),
+		reading: semaphore.NewWeighted(int64(readersAtOnce(poolSize))),
 	}
+}
+
+// readersAtOnce is how many connections of a pool reads may have. The rest is for questions and writes, and shrinks with the pool: reads that go
+// one at a time leave the wire idle.
+func readersAtOnce(poolSize int) int {
+	return max(1, poolSize-min(putsAtOnce+1, poolSize/3))
 }
 
 // lanes finds the lane of a key. In a cluster it knows the servers by their clients; a slot that has moved meanwhile is counted
@@ -73,13 +82,19 @@ func (l *lanes) of(ctx context.Context, key string) (*lane, error) {
 	if found, ok := l.byNode.Load(node); ok {
 		return found.(*lane), nil
 	}
+	l.byNode.Range(func(node, _ any) bool { // somebody has come; who has left?
+		if isClosed(node.(*redis.Client)) {
+			l.byNode.Delete(node)
+		}
+		return true
+	})
 	found, _ := l.byNode.LoadOrStore(node, newLane(l.max, l.pool))
 	return found.(*lane), nil
 }
 
 // carry calls move with weight of the semaphore, unless the store is closed or ctx ends before.
 func (s *Store) carry(ctx context.Context, of *semaphore.Weighted, weight int, move func()) error {
-	if err := of.Acquire(ctx, int64(weight)); err != nil {
+	if err := acquire(ctx, of, int64(weight)); err != nil {
 		return err
 	}
 	defer of.Release(int64(weight))
@@ -87,5 +102,13 @@ func (s *Store) carry(ctx context.Context, of *semaphore.Weighted, weight int, m
 		return err
 	}
 	move()
+	return nil
+}
+
+// acquire waits for n of sem. If ctx ends before, nothing has been sent.
+func acquire(ctx context.Context, sem *semaphore.Weighted, n int64) error {
+	if err := sem.Acquire(ctx, n); err != nil {
+		return fmt.Errorf("%w: waiting for other calls: %w", store.ErrLate, err)
+	}
 	return nil
 }

@@ -21,6 +21,21 @@ func (s *Store) Lease(ctx context.Context, key, note string, ttl time.Duration) 
 	if err := store.CheckLease(key, note, ttl); err != nil {
 		return store.Lease{}, &opError{"lease", key, err}
 	}
+	type claim struct {
+		store.Lease
+		err error
+	}
+	got, late := ask(ctx, s, key, "lease", func(ctx context.Context) (c claim) {
+		c.Lease, c.err = s.claim(ctx, key, note, ttl)
+		return c
+	})
+	if late != nil {
+		return store.Lease{}, late
+	}
+	return got.Lease, got.err
+}
+
+func (s *Store) claim(ctx context.Context, key, note string, ttl time.Duration) (store.Lease, error) {
 	pipe := s.client.Pipeline()
 	set := pipe.SetArgs(ctx, key, note, redis.SetArgs{Mode: "NX", TTL: ttl.Truncate(time.Millisecond)})
 	get, left := pipe.Get(ctx, key), pipe.PTTL(ctx, key)

@@ -90,7 +90,7 @@ func TestConformanceACLUser(t *testing.T) {
 	r := pool.Get(t)
 	admin := redis.NewClient(&redis.Options{Addr: r.Addr()})
 	defer admin.Close()
-	err := admin.ACLSetUser(t.Context(), "worker", "on", ">p@ss/word", "~*", "+get", "+set", "+exists", "+strlen", "+pttl", "+unlink", "+scan", "+ping", "+persist", "+pexpire",
+	err := admin.ACLSetUser(t.Context(), "worker", "on", ">p@ss/word", "~*", "+get", "+set", "+exists", "+strlen", "+pttl", "+unlink", "+scan", "+ping", "+persist", "+pexpire", "+watch", "+multi", "+exec",
 		"+client|setname").Err()
 	if err != nil {
 		t.Fatal(err)

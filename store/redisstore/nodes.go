@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -46,9 +46,10 @@ func newNodes(o store.BreakerOptions) *nodes {
 }
 
 // guard puts the breaker of the server called name in front of one of its clients.
-func (n *nodes) guard(c *redis.Client, name string) *redis.Client {
+func (n *nodes) guard(c *redis.Client, name string, l login) *redis.Client {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.prune()
 	x := n.mu.all[name]
 	if x == nil {
 		opts := n.opts
@@ -57,8 +58,25 @@ func (n *nodes) guard(c *redis.Client, name string) *redis.Client {
 		n.mu.all[name] = x
 	}
 	x.client = c
-	c.AddHook(&nodeGuard{x.circuit, fmt.Errorf("node %s: %w", name, store.ErrUnavailable)})
+	c.AddHook(&front{login: l, circuit: x.circuit, unavailable: fmt.Errorf("node %s: %w", name, store.ErrUnavailable)})
 	return c
+}
+
+// prune forgets the nodes that the client has: those that left the cluster. mu is held.
+func (n *nodes) prune() {
+	for name, x := range n.mu.all {
+		if isClosed(x.client) {
+			x.circuit.Stop()
+			delete(n.mu.all, name)
+		}
+	}
+}
+
+// isClosed reports whether the client has closed c, which belongs to one node. Nothing is sent.
+func isClosed(c *redis.Client) bool {
+	ended, cancel := context.WithCancel(context.WithValue(context.Background(), inGuard{}, true))
+	cancel()
+	return errors.Is(c.Ping(ended).Err(), redis.ErrClosed)
 }
 
 // probe asks a node whose circuit is open how it is, and the others of a cluster meanwhile whether it still owns slots.
@@ -71,7 +89,7 @@ func (n *nodes) probe(ctx context.Context, name string) error {
 	n.mu.Lock()
 	c := n.mu.all[name].client
 	n.mu.Unlock()
-	err := c.Exists(context.WithValue(ctx, inGuard{}, true), aliveKey).Err()
+	err := c.Exists(context.WithValue(ctx, inGuard{}, true), n.keyOn(ctx, c)).Err()
 	if !errors.Is(err, redis.ErrClosed) {
 		return nodeFault(ctx, err)
 	}
@@ -82,6 +100,22 @@ func (n *nodes) probe(ctx context.Context, name string) error {
 	}
 	delete(n.mu.all, name) // the client has forgotten the node
 	return store.ErrClosed
+}
+
+// keyOn returns a key whose slot c owns, as far as one can be found: where to look for another node's keys a node may tell even while it cannot
+// answer about its own.
+func (n *nodes) keyOn(ctx context.Context, c *redis.Client) string {
+	const tries = 256
+	for i := range tries {
+		if n.cluster == nil {
+			break
+		}
+		key := aliveKey + ":" + strconv.Itoa(i)
+		if owner, err := n.cluster.MasterForKey(ctx, key); err != nil || owner == c {
+			return key
+		}
+	}
+	return aliveKey
 }
 
 // look learns which nodes own slots now.
@@ -121,6 +155,7 @@ func (n *nodes) stop() (wait func()) {
 func (n *nodes) states() []NodeState {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.prune()
 	all := make([]NodeState, 0, len(n.mu.all))
 	for addr, x := range n.mu.all {
 		if s := x.circuit.State(); s == store.BreakerClosed || !x.idle {
@@ -140,78 +175,12 @@ func (s *Store) NodeStates() []NodeState {
 	return s.nodes.states()
 }
 
-// nodeGuard is a hook of one node's client.
-type nodeGuard struct {
-	circuit     *store.Circuit
-	unavailable error
-}
-
-// DialHook implements redis.Hook. A failed dial is the failure of the command that wanted it.
-func (g *nodeGuard) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
-}
-
-// ProcessHook implements redis.Hook.
-func (g *nodeGuard) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		err := g.guard(ctx, func(ctx context.Context) error { return next(ctx, cmd) })
-		if errors.Is(err, store.ErrUnavailable) {
-			cmd.SetErr(err)
-		}
-		return err
-	}
-}
-
-// ProcessPipelineHook implements redis.Hook. Commands of a pipeline that was not sent would look like ones that were answered with nothing: a
-// cluster's client gives them the error, another one does not.
-func (g *nodeGuard) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		sent := false
-		err := g.guard(ctx, func(ctx context.Context) error {
-			sent = true
-			return next(ctx, cmds)
-		})
-		if !sent {
-			for _, cmd := range cmds {
-				cmd.SetErr(err)
-			}
-		}
-		return err
-	}
-}
-
-// inGuard marks the context of a call that was let through. What greets a new connection passes the hooks once more, inside of the call that
-// needs the connection: it must not be taken for a second probe.
-type inGuard struct{}
-
-// guard returns call's own error, which the client looks into for redirections, or ErrUnavailable.
-func (g *nodeGuard) guard(ctx context.Context, call func(context.Context) error) error {
-	if ctx.Value(inGuard{}) != nil {
-		return call(ctx)
-	}
-	ctx = context.WithValue(ctx, inGuard{}, true)
-	called := false
-	var err error
-	refused := g.circuit.Guard(ctx, func() error {
-		called = true
-		err = call(ctx)
-		return nodeFault(ctx, err)
-	})
-	switch {
-	case called:
-		return err
-	case errors.Is(refused, store.ErrUnavailable):
-		return g.unavailable
-	}
-	return refused // ctx has ended
-}
-
-// nodeFault is what an error says about the node: an answer, be it no or a redirection, says that it is well.
+// nodeFault is what an error says about the node: one that sends elsewhere is well.
 func nodeFault(ctx context.Context, err error) error {
-	if _, answered := errors.AsType[redis.Error](err); answered && !redis.IsLoadingError(err) && !redis.IsMasterDownError(err) && !redis.IsClusterDownError(err) {
+	if err == nil {
 		return nil
 	}
-	if err == nil {
+	if code := replyCode(err); code == "MOVED" || code == "ASK" || code == "TRYAGAIN" || code == "CROSSSLOT" {
 		return nil
 	}
 	return classify(ctx, err)
@@ -234,5 +203,8 @@ const aliveKey = "kvt1:d:alive"
 // Alive returns nil if the servers answer questions about values, as far as one question can tell: for store.BreakerOptions.Probe.
 func (s *Store) Alive(ctx context.Context) error {
 	_, err := s.Lead(ctx, []string{aliveKey})
+	if err == nil {
+		s.warm() // who asks has been refused, and those who come next want connections
+	}
 	return err
 }

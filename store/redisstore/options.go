@@ -60,14 +60,16 @@ type Options struct {
 	// kvtier-store, without an ID.
 	Role, ID string
 
-	// PoolSize is the number of connections per node, default 6. More do not add throughput; fewer make readers wait.
+	// PoolSize is the number of connections per node, default 6. They are opened before they are needed, and kept. More do not add
+	// throughput; fewer make readers wait.
 	PoolSize int
-	// DialTimeout bounds one connection attempt. Default 250 ms.
+	// DialTimeout bounds one connection attempt, with TLS and login. Default 1 s. Calls do not wait longer than their contexts allow: what
+	// they leave is finished in the background for the next.
 	DialTimeout time.Duration
 	// Timeout bounds one round trip when the context ends later. Default 2 s. It is also how long a call may outlive a context
 	// that was cancelled rather than expired, because a reply that is being read cannot be abandoned.
 	Timeout time.Duration
-	// PoolTimeout bounds the wait for a free connection. Default 250 ms.
+	// PoolTimeout bounds the wait for a free connection, which others may still be opening. Default 2 s.
 	PoolTimeout time.Duration
 	// MaxInFlightBytes bounds the values, by the size of their buffers, that this client is reading at once from one server, over
 	// all calls; calls beyond wait. Default 6 MiB: from 7 MiB of replies on, servers with jemalloc 5.3.0 lose half their throughput.
@@ -111,9 +113,9 @@ func (o Options) withDefaults() (Options, error) {
 	o.Addrs, o.Replicas = withPorts(o.Addrs, port), withPorts(o.Replicas, port)
 	setDefault(&o.Role, "store")
 	setDefault(&o.PoolSize, 6)
-	setDefault(&o.DialTimeout, 250*time.Millisecond)
+	setDefault(&o.DialTimeout, time.Second)
 	setDefault(&o.Timeout, 2*time.Second)
-	setDefault(&o.PoolTimeout, 250*time.Millisecond)
+	setDefault(&o.PoolTimeout, 2*time.Second)
 	setDefault(&o.MaxInFlightBytes, defaultInFlight)
 	setDefault(&o.TTLJitter, 0.1)
 	return o, nil

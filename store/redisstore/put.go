@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"time"
@@ -30,49 +31,59 @@ func (s *Store) Put(ctx context.Context, items []store.Item, ttl time.Duration) 
 		return wrap(ctx, "put", items[0].Key, err)
 	}
 	if b.alone() {
-		b.putSpan(ctx, b.courses[0].lane, b.courses[0].spans[0])
-		for i := range b.results {
-			if b.results[i].err != nil {
-				return b.results[i].err
+		b.putSpan(ctx, &b.courses[0], b.courses[0].spans[0])
+	} else {
+		b.launch(ctx, (*batch).putSpan)
+		b.wg.Wait()
+	}
+	var errs []error
+	for i := range b.results {
+		if err := b.results[i].err; err != nil {
+			if errs == nil {
+				errs = make([]error, len(items))
 			}
-		}
-		return nil
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	b.launch(ctx, (*batch).putSpan)
-	defer b.stop(cancel)
-	for i := range items {
-		if r := b.await(i); r.err != nil { // what has not begun is not sent: a full or sick server is not asked again
-			return r.err
+			errs[i] = err
 		}
 	}
-	return nil
+	return store.Batch(errs)
 }
 
-// putSpan stores the items of sp in one round trip.
-func (b *batch) putSpan(ctx context.Context, l *lane, sp span) {
-	err := b.s.carry(ctx, l.puts, 1, func() {
-		if sp.to-sp.from == 1 {
-			i := b.order[sp.from]
-			if err := b.s.client.Process(ctx, b.setCommand(i)); err != nil {
-				b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.blame(ctx, b.items[i].Key, b.s.diagnose(ctx, err)))
-			}
-			return
-		}
-		pipe := b.s.client.Pipeline()
-		for _, i := range b.order[sp.from:sp.to] {
-			_ = pipe.Process(ctx, b.setCommand(i)) // queues only
-		}
-		cmds, _ := pipe.Exec(ctx)
-		for j, cmd := range cmds {
-			if err := cmd.Err(); err != nil {
-				i := b.order[sp.from+j]
-				b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.blame(ctx, b.items[i].Key, err))
-			}
-		}
-	})
+// putSpan stores the items of sp in one round trip, unless their server has refused some already: one that is full or sick is not asked again.
+func (b *batch) putSpan(ctx context.Context, c *course, sp span) {
+	if err := c.refused.Load(); err != nil {
+		b.fail(ctx, "put", sp, *err)
+		return
+	}
+	err := b.s.carry(ctx, c.lane.puts, 1, func() { b.putPipeline(ctx, sp) })
 	if err != nil {
 		b.fail(ctx, "put", sp, err)
+	}
+	for _, i := range b.order[sp.from:sp.to] {
+		if e, failed := errors.AsType[*opError](b.results[i].err); failed {
+			c.refused.Store(&e.err)
+			return
+		}
+	}
+}
+
+func (b *batch) putPipeline(ctx context.Context, sp span) {
+	if sp.to-sp.from == 1 {
+		i := b.order[sp.from]
+		if err := b.s.client.Process(ctx, b.setCommand(i)); err != nil {
+			b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.blame(ctx, b.items[i].Key, b.s.diagnose(ctx, err)))
+		}
+		return
+	}
+	pipe := b.s.client.Pipeline()
+	for _, i := range b.order[sp.from:sp.to] {
+		_ = pipe.Process(ctx, b.setCommand(i)) // queues only
+	}
+	cmds, _ := pipe.Exec(ctx)
+	for j, cmd := range cmds {
+		if err := cmd.Err(); err != nil {
+			i := b.order[sp.from+j]
+			b.results[i].err = wrap(ctx, "put", b.items[i].Key, b.s.blame(ctx, b.items[i].Key, err))
+		}
 	}
 }
 

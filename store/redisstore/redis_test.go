@@ -124,7 +124,7 @@ func TestFull(t *testing.T) {
 // A frozen server holds nobody longer than the deadline, breaking off included, and costs nothing once it goes on.
 func TestFrozenServer(t *testing.T) {
 	r := testredis.Start(t)
-	s := open(t, redisstore.Options{URL: r.URL(), Timeout: 400 * time.Millisecond})
+	s := open(t, redisstore.Options{URL: r.URL(), Timeout: 400 * time.Millisecond, DialTimeout: 250 * time.Millisecond})
 	var keys []string
 	var bufs [][]byte
 	for i := range 8 {
@@ -144,10 +144,10 @@ func TestFrozenServer(t *testing.T) {
 			return nil
 		},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		start := time.Now()
 		err := call(ctx)
-		if d := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || !store.IsFault(err) || d > 350*time.Millisecond {
+		if d := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || !store.IsFault(err) || d > 500*time.Millisecond {
 			t.Errorf("%s: %v after %v", what, err, d)
 		}
 		cancel()

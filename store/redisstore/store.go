@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -25,22 +26,27 @@ type Store struct {
 	lanes    lanes
 	batches  sync.Pool // of *batch
 	probes   sync.Pool // of *probe
+	front    *front    // of the only server, if there is no more to know
+	warming  warmer
+	asked    backgrounds // questions
 	closed   atomic.Bool
 	answered atomic.Bool // a call has succeeded
 }
 
-// Open returns a store for the servers that o names. It does not dial: a server that is down shows in the first call, so that
-// a worker can start without its remote tier; call Check for an opinion on the servers. It returns all problems of o joined.
+// Open returns a store for the servers that o names. It does not wait for them: connections are opened in the background, and a server that
+// is down shows in the first call, so that a worker can start without its remote tier; call Check for an opinion on the servers. It
+// returns all problems of o joined.
 func Open(o Options) (*Store, error) {
 	o, err := o.resolve()
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{opts: o}
-	g := unguarded
+	s.front = new(front)
+	g := s.front.guard
 	if o.Mode == Cluster || o.Hedge > 0 {
 		s.nodes = newNodes(o.NodeBreaker)
-		g = s.nodes.guard
+		s.front, g = nil, s.nodes.guard
 	}
 	s.client = o.connect(g, false)
 	s.lanes.init(s.client, o.MaxInFlightBytes, o.PoolSize)
@@ -50,6 +56,8 @@ func Open(o Options) (*Store, error) {
 	if o.Hedge > 0 {
 		s.hedge = newHedger(o, g, s.lanes.cluster)
 	}
+	s.warming.init()
+	s.warm()
 	return s, nil
 }
 
@@ -59,26 +67,38 @@ func OpenURL(u string) (*Store, error) { return Open(Options{URL: u}) }
 // deleteKeys is how many keys one pipeline removes at most: freeing values is the server's main thread's work.
 const deleteKeys = 64
 
-// Delete implements store.Store with UNLINK, in pipelines of at most 64 keys.
+// Delete implements store.Store with UNLINK, in pipelines of at most 64 keys. After a fault that is not one node's it sends no more.
 func (s *Store) Delete(ctx context.Context, keys []string) (int, error) {
-	deleted := 0
-	if err := s.usable(ctx); err != nil {
-		return 0, &opError{"delete", "", err}
-	}
-	for len(keys) > 0 {
-		n := min(len(keys), deleteKeys)
-		d, err := unlink(ctx, s.client, "delete", keys[:n])
-		deleted += d
-		if err != nil {
-			return deleted, err
+	var errs []error
+	deleted, failed := 0, error(nil)
+	for from := 0; from < len(keys); from += deleteKeys {
+		chunk := keys[from:min(len(keys), from+deleteKeys)]
+		d, err := 0, failed
+		if failed == nil {
+			if err = s.usable(ctx); err != nil {
+				err = &opError{"delete", chunk[0], err}
+			} else {
+				d, err = unlink(ctx, s.client, "delete", chunk, s.blame)
+			}
 		}
-		keys = keys[n:]
+		deleted += d
+		if err == nil {
+			continue
+		}
+		if errs == nil {
+			errs = make([]error, len(keys))
+		}
+		for i := range chunk {
+			if errs[from+i] = store.ErrorOf(err, i); errs[from+i] != nil && !errors.Is(errs[from+i], store.ErrNode) {
+				failed = errs[from+i]
+			}
+		}
 	}
-	return deleted, nil
+	return deleted, store.Batch(errs)
 }
 
-// unlink removes keys in one pipeline and counts those that existed, even if some commands fail.
-func unlink(ctx context.Context, c redis.Cmdable, op string, keys []string) (int, error) {
+// unlink removes keys in one pipeline and counts those that existed, even if some commands fail. The error tells of each key.
+func unlink(ctx context.Context, c redis.Cmdable, op string, keys []string, blame func(context.Context, string, error) error) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, &opError{op, keys[0], err}
 	}
@@ -88,15 +108,18 @@ func unlink(ctx context.Context, c redis.Cmdable, op string, keys []string) (int
 	}
 	cmds, _ := pipe.Exec(ctx)
 	deleted := 0
-	var first error
+	var errs []error
 	for i, cmd := range cmds {
 		n, err := cmd.(*redis.IntCmd).Result()
 		deleted += int(n)
-		if err != nil && first == nil {
-			first = wrap(ctx, op, keys[i], err)
+		if err != nil {
+			if errs == nil {
+				errs = make([]error, len(keys))
+			}
+			errs[i] = wrap(ctx, op, keys[i], blame(ctx, keys[i], err))
 		}
 	}
-	return deleted, first
+	return deleted, store.Batch(errs)
 }
 
 // Ping implements store.Store: every master answers PING.
@@ -120,6 +143,8 @@ func (s *Store) Close() error {
 	if s.nodes != nil {
 		defer s.nodes.stop()()
 	}
+	defer s.asked.close()
+	defer s.warming.close()
 	err := s.client.Close()
 	if s.hedge != nil {
 		err = errors.Join(err, s.hedge.close())
@@ -135,7 +160,10 @@ func (s *Store) usable(ctx context.Context) error {
 	if s.closed.Load() {
 		return store.ErrClosed
 	}
-	return ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrLate, err)
+	}
+	return nil
 }
 
 // eachMaster calls fn for every server that holds keys, several at a time in a cluster.
@@ -146,6 +174,6 @@ func (s *Store) eachMaster(ctx context.Context, fn func(context.Context, *redis.
 	case *redis.Client:
 		return fn(ctx, c)
 	default:
-		panic("redisstore: unknown client type") // connect makes no other
+		return fmt.Errorf("redisstore: %T is no client that holds keys", c) // connect makes no other
 	}
 }

@@ -42,7 +42,7 @@ func (s *Store) Sweep(ctx context.Context, prefixes []string, from store.Sweep, 
 }
 
 func (s *Store) sweep(ctx context.Context, op string, prefixes []string, from store.Sweep, progress func(store.Sweep) error) (store.Sweep, error) {
-	w := sweeper{op: op, common: commonPrefix(prefixes), progress: progress, prefixes: map[int]map[string]bool{}, done: from}
+	w := sweeper{op: op, blame: s.blame, common: commonPrefix(prefixes), progress: progress, prefixes: map[int]map[string]bool{}, done: from}
 	w.done.Cursors = maps.Clone(from.Cursors)
 	if w.done.Cursors == nil {
 		w.done.Cursors = map[string]uint64{}
@@ -66,6 +66,7 @@ func (s *Store) sweep(ctx context.Context, op string, prefixes []string, from st
 // sweeper is one pass.
 type sweeper struct {
 	op       string
+	blame    func(context.Context, string, error) error
 	common   string
 	prefixes map[int]map[string]bool // by length
 	progress func(store.Sweep) error
@@ -146,7 +147,7 @@ func (w *sweeper) remove(ctx context.Context, c *redis.Client, keys []string) (d
 				bytes += sizes[n]
 				n++
 			}
-			d, err := unlink(ctx, c, w.op, chunk[:n])
+			d, err := unlink(ctx, c, w.op, chunk[:n], w.blame)
 			deleted += d
 			if err != nil {
 				return deleted, freed, err

@@ -167,13 +167,16 @@ func testGetTwice(_ *testing.T, f *fixture) {
 	}
 }
 
-func testGetPanics(_ *testing.T, f *fixture) {
-	defer func() {
-		if recover() == nil {
-			f.Error("Get with 2 keys and 1 buffer did not panic")
+func testGetInvalid(_ *testing.T, f *fixture) {
+	f.put("a", "1", "b", "2")
+	for _, n := range []int{0, 1, 3} {
+		_, errs := yields(f.s.Get(f.ctx, []string{"a", "b"}, buffers(n, 8)))
+		if len(errs) != 2 {
+			f.Fatalf("Get with 2 keys and %d buffers yielded %d times, want 2", n, len(errs))
 		}
-	}()
-	for range f.s.Get(f.ctx, []string{"a", "b"}, buffers(1, 8)) {
+		for _, err := range errs {
+			f.wantErr(fmt.Sprintf("Get with 2 keys and %d buffers", n), err, store.ErrInvalid)
+		}
 	}
 }
 

@@ -24,8 +24,8 @@ type Harness struct {
 	MaxTTLJitter float64
 	// NoPins says that the store is not meant to be store.Pinner; otherwise it must be, itself or by Unwrap.
 	NoPins bool
-	// NoPrefixed says that the store is not meant to be store.Prefixed, Sweeper and Leaser; otherwise it must be all of them, itself or
-	// by Unwrap.
+	// NoPrefixed says that the store is not meant to be store.Prefixed, Sweeper, Leaser and Discarder; otherwise it must be all of them,
+	// itself or by Unwrap.
 	NoPrefixed bool
 }
 
@@ -44,7 +44,7 @@ var cases = []struct {
 	{"GetExactBuffer", testGetExact},
 	{"GetBreak", testGetBreak},
 	{"GetTwice", testGetTwice},
-	{"GetPanicsOnLengths", testGetPanics},
+	{"GetRefusesLengths", testGetInvalid},
 	{"GetLeavesOtherMemoryAlone", testGetBounds},
 	{"EmptyValue", testEmptyValue},
 	{"BinaryKeysAndValues", testBinary},
@@ -58,6 +58,9 @@ var cases = []struct {
 	{"CancelledStartsNothing", testCancelled},
 	{"Ping", testPing},
 	{"Concurrent", testConcurrent},
+	{"DiscardDeletesWhatIsBad", testDiscard},
+	{"DiscardLeavesAnotherValueAlone", testDiscardRace},
+	{"DiscardIsCareful", testDiscardCareful},
 	{"PrefixCountAndDelete", testPrefix},
 	{"PrefixIsNoPattern", testPrefixGlob},
 	{"PrefixCancelled", testPrefixCancelled},
