@@ -151,7 +151,7 @@ func (c *Cache) get(ctx context.Context, fills []*fill, scratch *codec.Scratch, 
 			c.commit(fills[i], e)
 			entries[i] = nil
 		} else {
-			if sick == nil && reasonOf(bad).Degraded() {
+			if sick == nil && reasonOf(bad).Degraded() && !errors.Is(bad, store.ErrNode) { // other nodes have other blocks
 				sick = bad
 			}
 			if err := bad; discards(err) {
@@ -222,9 +222,25 @@ func (c *Cache) discardBad(f *fill, why error) {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.ProbeTimeout)
 	defer cancel()
-	_, _ = c.remote.Delete(ctx, c.keys(&f.key.gen, []block.Hash{f.key.hash})) // best effort: it stays a miss either way
+	keys := c.keys(&f.key.gen, []block.Hash{f.key.hash})
+	d, ok := store.As[store.Discarder](c.remote)
+	if !ok {
+		_, _ = c.remote.Delete(ctx, keys) // best effort: it stays a miss either way
+		return
+	}
+	// Another worker may have stored a good one meanwhile: what goes is what is still bad.
+	e := c.slabs.get(f.scope, f.key.hash, f.parent, f.depth)
+	defer e.release()
+	scratch := c.scratches.Get().(*codec.Scratch)
+	defer c.scratches.Put(scratch)
+	for p, key := range keys {
+		_, _ = d.Discard(ctx, key, len(e.frames[p])-store.Spare, func(value []byte) bool {
+			_, _, err := c.format.OpenAny(e.frames[p], copy(e.frames[p], value), e.header(p), scratch)
+			return discards(err)
+		})
+	}
 }
 
-func discards(why error) bool {
-	return errors.Is(why, codec.ErrCorrupt) || errors.Is(why, codec.ErrForeign) || errors.Is(why, store.ErrTooLarge)
+func discards(err error) bool {
+	return errors.Is(err, codec.ErrCorrupt) || errors.Is(err, codec.ErrForeign) || errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrNotValue)
 }

@@ -58,7 +58,7 @@ func reasonOf(err error) Reason {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return MissCold
-	case errors.Is(err, codec.ErrCorrupt):
+	case errors.Is(err, codec.ErrCorrupt), errors.Is(err, store.ErrNotValue):
 		return MissCorrupt
 	case errors.Is(err, store.ErrTooLarge):
 		return MissOversize
