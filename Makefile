@@ -75,6 +75,12 @@ clients: ## The clients of OpenAI's API that people use, against real workers: t
 	.cache/clients/lint/bin/ruff format -q --check clients
 	KVTIER_CLIENTS=$(CURDIR)/.cache/clients KVTIER_REQUIRE_CONTAINERS=1 go test -count=1 -timeout 25m -parallel 3 -run '^TestClients$$' -v ./integration $(if $(UPDATE),-update-clients)
 
+.PHONY: redis-7.0
+redis-7.0: ## The tests of the store, the coordinator and fleets against the Redis of Debian 12 and Ubuntu 24.04
+	deploy/offline/image.sh redis:7.0.15
+	KVTIER_REQUIRE_CONTAINERS=1 KVTIER_TEST_REDIS_IMAGE=redis:7.0.15 go test -count=1 -timeout 15m ./store/redisstore ./coordinator
+	KVTIER_REQUIRE_CONTAINERS=1 KVTIER_TEST_REDIS_IMAGE=redis:7.0.15 go test -count=1 -timeout 15m -run 'EveryKindOfRedis|Sentinel|Cluster|SlotsMigrate|WorkersShare|Activation|MayGoAway|RolesCan|FullServer|EvictionStorm|WarmupBeforeTraffic|BadRedis|RevocationLatency' ./integration
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
 	FUZZTIME=$(FUZZTIME) .ci/fuzz $(PKG)

@@ -81,7 +81,7 @@ func (s *secured) as(role string) *redis.Client {
 // Closed to everybody else, on both products: coordinator and workers do all that they do with the rights of their roles, which the server's
 // own log of refusals confirms, and with none of them anything else.
 func TestRolesCanDoTheirWorkAndNothingElse(t *testing.T) {
-	for _, image := range []string{testredis.DefaultImage, testredis.ValkeyImage} {
+	for _, image := range []string{testredis.Image(), testredis.ValkeyImage} {
 		t.Run(image, func(t *testing.T) {
 			s := startSecured(t, image)
 			g := startGroup(t, s.launch)

@@ -36,8 +36,8 @@ func TestServersThatAreUnfitAreNamed(t *testing.T) {
 		url, want string
 	}{
 		"nobody listens": {"redis://127.0.0.1:1", "connection refused"},
-		"too old":        {oldServer(t, "6.2.14"), "need Redis 7.2"},
-		"new enough":     {oldServer(t, "7.2.0"), ""},
+		"too old":        {oldServer(t, "6.2.14"), "need Redis 7.0"},
+		"new enough":     {oldServer(t, "7.0.15"), ""}, // Debian 12's and Ubuntu 24.04's
 	} {
 		_, err := servers(tt.url, tt.url, false)[0].look(t.Context())
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {

@@ -17,6 +17,7 @@ if timeout "${KVTIER_PULL_TIMEOUT:-180}" docker pull -q "$name" >/dev/null 2>&1 
 fi
 case $name in
   redis:8.0) recipe=(redis.sh "$name" redis-server trixie) ;;
+  redis:7.0.15) recipe=(redis.sh "$name" redis-server bookworm) ;; # Debian 12's and Ubuntu 24.04's own
   valkey/valkey:9) recipe=(redis.sh "$name" valkey-server sid) ;;
   prom/prometheus:*) recipe=(prometheus.sh "$name") ;;
   ghcr.io/ggml-org/llama.cpp:server) recipe=(llama.sh "$name") ;;

@@ -63,7 +63,11 @@ unpack_suite() {
 slim_root() {
   local d a
   for d in bin sbin lib lib64; do
-    [ -e "$rootfs/$d" ] || { mkdir -p "$rootfs/usr/$d"; ln -s "usr/$d" "$rootfs/$d"; }
+    mkdir -p "$rootfs/usr/$d"
+    if [ -d "$rootfs/$d" ] && [ ! -L "$rootfs/$d" ]; then # packages of Debian 12 still have files there
+      cp -a "$rootfs/$d/." "$rootfs/usr/$d/" && rm -rf "${rootfs:?}/$d"
+    fi
+    [ -e "$rootfs/$d" ] || ln -s "usr/$d" "$rootfs/$d"
   done
   rm -rf "$rootfs"/usr/share/{man,doc,locale,perl5,bash-completion,lintian,info,pixmaps,gdb,gcc} \
     "$rootfs"/var/lib/{apt,dpkg} "$rootfs"/var/cache "$rootfs"/usr/lib/*-linux-gnu/{gconv,perl-base,perl} \

@@ -26,7 +26,7 @@ const (
 func Roles() []Role { return []Role{Worker, Coordinator, Dashboard, Admin} }
 
 // Rules by role. Nothing is allowed but what is named: categories such as @read grow with every release of the server. Every command here
-// is known to Redis 7.2 and Valkey 8, so that one file suits all later ones; a server refuses to start with a name it does not know. What
+// is known to Redis 7.0 and Valkey 8, so that one file suits all later ones; a server refuses to start with a name it does not know. What
 // concerns all is followed by selectors in parentheses, which tie commands to keys. AUTH, HELLO and QUIT need no rule.
 var rules = map[Role][]string{
 	Worker: {
@@ -53,7 +53,7 @@ var rules = map[Role][]string{
 }
 
 const (
-	everybody = "+ping +hello +client|setname +client|setinfo +info"
+	everybody = "+ping +hello +client|setname +info"
 	// how a client finds its way in a cluster; it learns addresses and slots
 	cluster = "+command +cluster|slots +cluster|shards +cluster|nodes +readonly +asking"
 )

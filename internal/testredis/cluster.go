@@ -49,12 +49,12 @@ func startCluster(tb testing.TB, masters, replicas int) []string {
 			tb.Fatalf("testredis: %v", err)
 		}
 		fmt.Fprintf(&script, "%s --save '' --port %s --cluster-enabled yes --cluster-config-file /tmp/%s.conf --cluster-port %d "+
-			"--cluster-announce-ip 127.0.0.1 --cluster-node-timeout 2000 --protected-mode no & ", serverName(image()), port, port, 17001+i)
+			"--cluster-announce-ip 127.0.0.1 --cluster-node-timeout 2000 --protected-mode no & ", serverName(Image()), port, port, 17001+i)
 		addrs = append(addrs, "127.0.0.1:"+port)
 		exposed = append(exposed, port+"/tcp")
 		ports[network.MustParsePort(port+"/tcp")] = []network.PortBinding{{HostPort: port}}
 	}
-	ctr, err := testcontainers.Run(ctx, image(),
+	ctr, err := testcontainers.Run(ctx, Image(),
 		testcontainers.WithEntrypoint("sh", "-c", script.String()+"wait"),
 		testcontainers.WithExposedPorts(exposed...),
 		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) { h.PortBindings = ports }),

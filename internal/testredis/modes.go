@@ -33,8 +33,8 @@ func StartSentinel(tb testing.TB) (url, primary string) {
 	ports := []string{port(tb), port(tb)}
 	script := fmt.Sprintf("%[1]s --save '' --port %[2]s --protected-mode no & "+
 		"printf 'port %[3]s\\nprotected-mode no\\nsentinel resolve-hostnames no\\nsentinel monitor master 127.0.0.1 %[2]s 1\\n' >/tmp/sentinel.conf && "+
-		"%[1]s /tmp/sentinel.conf --sentinel & wait", serverName(image()), ports[0], ports[1])
-	startScript(tb, image(), script, ports, nil,
+		"%[1]s /tmp/sentinel.conf --sentinel & wait", serverName(Image()), ports[0], ports[1])
+	startScript(tb, Image(), script, ports, nil,
 		// Both: the sentinel may be up before the primary, and a published port accepts connections before anybody listens behind it.
 		wait.ForAll(wait.ForLog("Ready to accept connections"), wait.ForLog("\\+monitor master").AsRegexp()))
 	return "redis+sentinel://127.0.0.1:" + ports[1] + "/master", "127.0.0.1:" + ports[0]
@@ -48,8 +48,8 @@ func StartFailover(tb testing.TB) (url, primary, replica string) {
 		"%[1]s --save '' --port %[3]s --protected-mode no --replicaof 127.0.0.1 %[2]s --repl-diskless-sync-delay 0 & "+
 		"printf 'port %[4]s\\nprotected-mode no\\nsentinel monitor master 127.0.0.1 %[2]s 1\\n"+
 		"sentinel down-after-milliseconds master 1500\\nsentinel failover-timeout master 6000\\n' >/tmp/sentinel.conf && "+
-		"%[1]s /tmp/sentinel.conf --sentinel & wait", serverName(image()), ports[0], ports[1], ports[2])
-	startScript(tb, image(), script, ports, nil,
+		"%[1]s /tmp/sentinel.conf --sentinel & wait", serverName(Image()), ports[0], ports[1], ports[2])
+	startScript(tb, Image(), script, ports, nil,
 		wait.ForAll(wait.ForLog("MASTER <-> REPLICA sync: Finished with success"), wait.ForLog("\\+slave slave").AsRegexp()))
 	return "redis+sentinel://127.0.0.1:" + ports[2] + "/master", "127.0.0.1:" + ports[0], "127.0.0.1:" + ports[1]
 }
@@ -61,8 +61,8 @@ func StartTLS(tb testing.TB) (addr string, trust *tls.Config) {
 	cert, key := certificate(tb)
 	p := port(tb)
 	script := fmt.Sprintf("exec %s --save '' --port 0 --tls-port %s --tls-cert-file /tmp/cert.pem --tls-key-file /tmp/key.pem "+
-		"--tls-ca-cert-file /tmp/cert.pem --tls-auth-clients no --protected-mode no", serverName(image()), p)
-	startScript(tb, image(), script, []string{p}, map[string][]byte{"/tmp/cert.pem": cert, "/tmp/key.pem": key},
+		"--tls-ca-cert-file /tmp/cert.pem --tls-auth-clients no --protected-mode no", serverName(Image()), p)
+	startScript(tb, Image(), script, []string{p}, map[string][]byte{"/tmp/cert.pem": cert, "/tmp/key.pem": key},
 		wait.ForLog("Ready to accept connections"))
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(cert)

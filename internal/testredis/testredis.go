@@ -58,14 +58,15 @@ func run(ctx context.Context, args []string) (*tcredis.RedisContainer, error) {
 		return nil, err
 	}
 	// no snapshots: a test that stops its server must not find yesterday's data, and disks are slow
-	cmd := append([]string{serverName(image()), "--save", "", "--appendonly", "no"}, args...)
-	return tcredis.Run(ctx, image(), testcontainers.WithCmd(cmd...), testcontainers.WithLogger(quiet{}),
+	cmd := append([]string{serverName(Image()), "--save", "", "--appendonly", "no"}, args...)
+	return tcredis.Run(ctx, Image(), testcontainers.WithCmd(cmd...), testcontainers.WithLogger(quiet{}),
 		testcontainers.WithHostConfigModifier(func(h *container.HostConfig) {
 			h.PortBindings = network.PortMap{network.MustParsePort("6379/tcp"): {{HostPort: port}}}
 		}))
 }
 
-func image() string {
+// Image is the one that servers are started from.
+func Image() string {
 	if image := os.Getenv("KVTIER_TEST_REDIS_IMAGE"); image != "" {
 		return image
 	}

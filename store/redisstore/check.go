@@ -12,8 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrVersion means that a server is older than what this package is tested with: Redis 7.2 or Valkey 8.
-var ErrVersion = errors.New("redisstore: server too old, need Redis 7.2 or Valkey 8 or later")
+// ErrVersion means that a server is older than what this package is tested with: Redis 7.0, which Debian 12 and Ubuntu 24.04 have, or Valkey 8.
+var ErrVersion = errors.New("redisstore: server too old, need Redis 7.0 or Valkey 8 or later")
 
 // ErrPolicy means that a server's maxmemory-policy is unsafe: under memory pressure it evicts keys that carry no TTL, and with them the
 // control records that keep stale K/V from being served.
@@ -96,7 +96,7 @@ func inspect(ctx context.Context, c *redis.Client) (s Server, unknown []string) 
 		}
 	}
 	if s.Version == "" {
-		unknown = append(unknown, "the server does not tell its version (need Redis 7.2 or Valkey 8)")
+		unknown = append(unknown, "the server does not tell its version (need Redis 7.0 or Valkey 8)")
 	}
 
 	memory := infoOf(ctx, c, "memory")
@@ -152,16 +152,14 @@ func (s Server) warnings() []string {
 
 // tooOld compares what is known: a server that hides its version or calls itself something else gets the benefit of the doubt.
 func (s Server) tooOld() bool {
-	major, rest, _ := strings.Cut(s.Version, ".")
-	minor, _, _ := strings.Cut(rest, ".")
+	major, _, _ := strings.Cut(s.Version, ".")
 	x, err := strconv.Atoi(major)
 	if err != nil {
 		return false
 	}
-	y, _ := strconv.Atoi(minor)
 	switch s.Product {
 	case "redis":
-		return x < 7 || x == 7 && y < 2
+		return x < 7
 	case "valkey":
 		return x < 8
 	default:

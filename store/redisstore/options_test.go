@@ -107,7 +107,7 @@ func TestTooOld(t *testing.T) {
 		product, version string
 		want             bool
 	}{
-		{"redis", "7.0.15", true}, {"redis", "6.2", true}, {"redis", "7.2.0", false}, {"redis", "8.0.2", false}, {"redis", "10", false},
+		{"redis", "7.0.15", false}, {"redis", "6.2", true}, {"redis", "7.2.0", false}, {"redis", "8.0.2", false}, {"redis", "10", false},
 		{"valkey", "7.2.5", true}, {"valkey", "8.0.1", false}, {"valkey", "9.1.0", false}, {"miniredis", "1", false}, {"redis", "", false},
 	} {
 		if got := (Server{Product: c.product, Version: c.version}).tooOld(); got != c.want {
