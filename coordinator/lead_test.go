@@ -100,6 +100,7 @@ type duo struct {
 	a, b   *Coordinator
 	hookA  *paused
 	lease  time.Duration
+	exact  bool // time is synctest's: how long something takes can be judged
 	mu     sync.Mutex
 	clockA func() time.Time // of the first one
 }
@@ -142,7 +143,7 @@ func takeoverTests(t *testing.T, run func(t *testing.T, fn func(*duo))) {
 			_ = d.a.opt.Control.rdb.Close() // nothing is said any more, not even goodbye
 			begun := time.Now()
 			d.wantLeader(term)
-			if took := time.Since(begun); took > 2*d.lease {
+			if took := time.Since(begun); d.exact && took > 2*d.lease {
 				d.Errorf("takeover after %v with a lease of %v", took, d.lease)
 			}
 			// The new one does a leader's work.
@@ -158,7 +159,7 @@ func takeoverTests(t *testing.T, run func(t *testing.T, fn func(*duo))) {
 			_ = d.a.Close()
 			begun := time.Now()
 			d.wantLeader(term)
-			if took := time.Since(begun); took > d.lease/2 {
+			if took := time.Since(begun); d.exact && took > d.lease/2 {
 				d.Errorf("takeover after %v although the leader had resigned; lease is %v", took, d.lease)
 			}
 		})
@@ -238,7 +239,7 @@ func TestTakeover(t *testing.T) {
 	takeoverTests(t, func(t *testing.T, fn func(*duo)) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := newServer(t)
-			runDuo(t, srv.control, DefaultLeadership, fn)
+			runDuo(t, srv.control, DefaultLeadership, func(d *duo) { d.exact = true; fn(d) })
 		})
 	})
 }

@@ -24,7 +24,6 @@ func TestBenchWarmup(t *testing.T) {
 		Warmup struct {
 			Serving struct {
 				Idle, Warming struct{ Requests int }
-				WarmedPerS    float64 `json:"warmed_tokens_per_s"`
 			}
 			Scaling struct {
 				Tokens int64
@@ -37,7 +36,8 @@ func TestBenchWarmup(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s, c := r.Warmup.Serving, r.Warmup.Scaling
-	if s.Idle.Requests != s.Warming.Requests || s.WarmedPerS == 0 || c.Tokens != 2*256+13*128 || c.Ratio.Median <= 0 || c.Bound.Median <= 0 {
+	// How much was warmed in a window is a figure, and nothing on a machine that is busy. That warm-ups compute what they are asked to is in c.Tokens.
+	if s.Idle.Requests == 0 || s.Idle.Requests != s.Warming.Requests || c.Tokens != 2*256+13*128 || c.Ratio.Median <= 0 || c.Bound.Median <= 0 {
 		t.Errorf("%s", out)
 	}
 }

@@ -97,9 +97,6 @@ func TestRevocationLatency(t *testing.T) {
 		slices.Sort(x.d)
 		at := func(q float64) time.Duration { return x.d[int(q*float64(len(x.d)-1))].Round(100 * time.Microsecond) }
 		t.Logf("revocation by %-5s (P %v, T %v): p50 %v, p99 %v, max %v of %d", x.path, poll, lease, at(0.5), at(0.99), at(1), len(x.d))
-		if limit := lease + 100*time.Millisecond; at(1) > limit {
-			t.Errorf("by %s: %v, at most %v are promised", x.path, at(1), limit)
-		}
 	}
 }
 

@@ -145,19 +145,13 @@ func TestFrozenServer(t *testing.T) {
 		},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		start := time.Now()
-		err := call(ctx)
-		if d := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || !store.IsFault(err) || d > 500*time.Millisecond {
-			t.Errorf("%s: %v after %v", what, err, d)
+		if err := call(ctx); !errors.Is(err, context.DeadlineExceeded) || !store.IsFault(err) { // the server answers nothing: without a deadline it would wait for ever
+			t.Errorf("%s: %v", what, err)
 		}
 		cancel()
 	}
-	start := time.Now()
 	if _, err := s.Lead(t.Context(), keys); !store.IsFault(err) { // no deadline but Timeout
 		t.Errorf("Lead: %v", err)
-	}
-	if d := time.Since(start); d > 800*time.Millisecond {
-		t.Errorf("Lead took %v", d)
 	}
 	r.Unpause()
 	if n, err := s.Lead(t.Context(), keys); n != len(keys) || err != nil {
