@@ -114,7 +114,7 @@ type Sweep struct {
 	Deleted int64 // keys deleted
 	Bytes   int64 // size of their values
 	Nodes   int   // nodes of the store that are done
-	// Cursors is where each node's part of the pass stands, by the node's address; it means something to the store only.
+	// Cursors is where each node's part of the pass stands, by the name of its server process; it means something to the store only.
 	Cursors map[string]uint64
 }
 

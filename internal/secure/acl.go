@@ -33,7 +33,7 @@ var rules = map[Role][]string{
 		everybody, cluster, "&kvt1:{ctl}:inv +subscribe +unsubscribe",
 		"+multi +exec +unwatch",
 		"(~kvt1:d:* +get +set +exists +strlen +unlink +watch +persist +pexpire)", // blocks; the last two pin and unpin, a transaction discards
-		"(~kvt1:l:* +get +set +pttl +unlink)",                             // claims on blocks that are being computed
+		"(~kvt1:l:* +get +set +pttl +unlink)",                                    // claims on blocks that are being computed
 		"(%R~kvt1:{ctl}:model:* +getrange)",
 		"(~kvt1:{ctl}:w:* +set +del)",
 		"(~kvt1:{ctl}:workers +zadd +zrem)",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +31,8 @@ var _ store.Sweeper = (*Store)(nil)
 
 // Sweep implements store.Sweeper with SCAN, STRLEN and UNLINK on every master, several masters at a time. One SCAN serves all prefixes: the
 // server filters by what they have in common, the client by the rest. Cursors of SCAN stay valid however long the pause, so that
-// a pass that was broken off is resumed; it starts anew at a master that was not there before.
+// a pass that was broken off is resumed; it starts anew at a server that was not there before, as after a failover or a restart: cursors mean
+// something to the server process only that gave them.
 func (s *Store) Sweep(ctx context.Context, prefixes []string, from store.Sweep, progress func(store.Sweep) error) (store.Sweep, error) {
 	if slices.Contains(prefixes, "") {
 		return from, &opError{"sweep", "", fmt.Errorf("%w: empty prefix", store.ErrInvalid)}
@@ -56,7 +58,11 @@ func (s *Store) sweep(ctx context.Context, op string, prefixes []string, from st
 	if err := s.usable(ctx); err != nil {
 		return from, &opError{op, w.common, err}
 	}
+	w.done.Nodes, w.seen = 0, map[string]bool{}
 	err := s.eachMaster(ctx, w.node)
+	if err == nil {
+		maps.DeleteFunc(w.done.Cursors, func(server string, _ uint64) bool { return !w.seen[server] })
+	}
 	if _, named := errors.AsType[*opError](err); err != nil && !named && w.stopped == nil {
 		err = wrap(ctx, op, w.common, err)
 	}
@@ -73,14 +79,24 @@ type sweeper struct {
 
 	mu      sync.Mutex // masters are swept side by side
 	done    store.Sweep
-	stopped error // what progress said
+	seen    map[string]bool // servers of this pass
+	stopped error           // what progress said
 }
 
 // node sweeps one master, from where the pass was there.
-func (w *sweeper) node(ctx context.Context, c *redis.Client) error {
-	addr := c.Options().Addr
+func (w *sweeper) node(ctx context.Context, client *redis.Client) error {
+	c := client.Conn() // which ends with the server: a client of sentinels goes on with another one
+	defer c.Close()
+	server, err := processOf(ctx, c, client.Options().Addr)
+	if err != nil {
+		return err
+	}
 	w.mu.Lock()
-	cursor, begun := w.done.Cursors[addr]
+	cursor, begun := w.done.Cursors[server]
+	w.seen[server] = true
+	if begun && cursor == 0 {
+		w.done.Nodes++
+	}
 	w.mu.Unlock()
 	if begun && cursor == 0 {
 		return nil // done before the pass was broken off
@@ -105,7 +121,7 @@ func (w *sweeper) node(ctx context.Context, c *redis.Client) error {
 			return err // the cursor stays: this part is looked at once more
 		}
 		w.done.Scanned += sweepNames
-		w.done.Cursors[addr] = next
+		w.done.Cursors[server] = next
 		if next == 0 {
 			w.done.Nodes++
 		}
@@ -123,6 +139,20 @@ func (w *sweeper) node(ctx context.Context, c *redis.Client) error {
 	}
 }
 
+// processOf returns what names the server process at the other end of c: its address and run id, or the address alone if it may not be asked.
+func processOf(ctx context.Context, c *redis.Conn, addr string) (string, error) {
+	info, err := c.Info(ctx, "server").Result()
+	if _, refused := errors.AsType[redis.Error](err); err != nil && !refused {
+		return "", err
+	}
+	for line := range strings.Lines(info) {
+		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok {
+			return addr + " " + id, nil
+		}
+	}
+	return addr, nil
+}
+
 // dead reports whether a key starts with one of the prefixes.
 func (w *sweeper) dead(key string) bool {
 	for n, set := range w.prefixes {
@@ -134,7 +164,7 @@ func (w *sweeper) dead(key string) bool {
 }
 
 // remove deletes keys in batches of at most deleteKeys keys and sweepBytes bytes, or of one key, with a pause after each.
-func (w *sweeper) remove(ctx context.Context, c *redis.Client, keys []string) (deleted int, freed int64, err error) {
+func (w *sweeper) remove(ctx context.Context, c redis.Cmdable, keys []string) (deleted int, freed int64, err error) {
 	for chunk := range slices.Chunk(keys, deleteKeys) {
 		begin := time.Now()
 		sizes, err := sizesOf(ctx, c, chunk)
@@ -163,7 +193,7 @@ func (w *sweeper) remove(ctx context.Context, c *redis.Client, keys []string) (d
 }
 
 // sizesOf asks for the sizes of values. What is no string, and so none of ours, counts as nothing.
-func sizesOf(ctx context.Context, c *redis.Client, keys []string) ([]int64, error) {
+func sizesOf(ctx context.Context, c redis.Cmdable, keys []string) ([]int64, error) {
 	pipe := c.Pipeline()
 	for _, k := range keys {
 		pipe.StrLen(ctx, k)
