@@ -13,6 +13,7 @@ import (
 	"github.com/kvtier/kvtier/codec"
 	"github.com/kvtier/kvtier/gate"
 	"github.com/kvtier/kvtier/store"
+	"github.com/kvtier/kvtier/tiered/internal/spill"
 )
 
 // Options configure a Cache. The zero value of each field means its default.
@@ -100,7 +101,7 @@ type Cache struct {
 	slabs    *slabs
 	refill   int // fills that a request has used up before it begins others
 	hot      *hot
-	spill    *spillQueue
+	spill    spiller
 	seen     seen // with WriteOnSecondHit
 	leases   leases
 	link     link
@@ -138,7 +139,6 @@ func New(opts Options) (*Cache, error) {
 	c.breaker, _ = store.As[interface{ Admits() bool }](opts.Remote)
 	c.slabs = newSlabs(format, &c.names, opts.FillBytes)
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
-	c.spill = newSpillQueue(opts.SpillBytes, &c.stats, &c.tenants)
 	c.leases.store, _ = store.As[store.Leaser](opts.Remote)
 	c.scratches.New = func() any { return new(codec.Scratch) }
 	c.brings.New = func() any {
@@ -146,13 +146,7 @@ func New(opts Options) (*Cache, error) {
 	}
 	c.flights.m = map[flightKey]*fill{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	switch {
-	case c.remote == nil:
-	case opts.Steps == nil:
-		c.wg.Go(c.spillLoop)
-	default:
-		c.spill.stepped = func() { opts.Steps.Go(c.stepSpill) }
-	}
+	c.newSpiller()
 	return c, nil
 }
 
@@ -163,11 +157,14 @@ func (c *Cache) Close(ctx context.Context) (lost int) {
 		return 0
 	}
 	if c.remote != nil {
-		c.spill.waitEmpty(ctx)
+		if c.opts.WritePolicy == WriteOnEvict {
+			lost = c.offerHot(ctx)
+		}
+		c.spill.queue.WaitEmpty(ctx)
 	}
 	c.cancel()
 	c.wg.Wait()
-	lost = c.spill.dropAll(dropShutdown)
+	lost += c.spill.queue.DropIf(spill.Shutdown, func(*entry) bool { return true })
 	c.hot.drop(Generation{}, nil)
 	c.slabs.close()
 	return lost
@@ -175,7 +172,7 @@ func (c *Cache) Close(ctx context.Context) (lost int) {
 
 // Flush waits until every block queued so far has been stored or dropped, or ctx ends.
 func (c *Cache) Flush(ctx context.Context) error {
-	if !c.spill.waitEmpty(ctx) {
+	if !c.spill.queue.WaitEmpty(ctx) {
 		return fmt.Errorf("tiered: flush: %w", context.Cause(ctx))
 	}
 	return nil

@@ -18,6 +18,7 @@ type entry struct {
 	frames [][]byte   // sealed values, one per part
 	places [][]byte   // their payloads, slices of frames
 	share  atomic.Uint32
+	used   atomic.Bool // found hot by a request since it became that
 	refs   atomic.Int32
 	slabs  *slabs
 	slab   []byte

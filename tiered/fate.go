@@ -40,13 +40,11 @@ func newFates(ttl time.Duration) *fates {
 	return f
 }
 
-// stored notes that blocks are in the remote tier from now on.
-func (f *fates) stored(blocks []*spillItem, now time.Time) {
+// stored notes that e is in the remote tier from now on.
+func (f *fates) stored(e *entry, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, e := range blocks {
-		f.mu.lru.Add(e.hash, fate{e.gen.Epoch, e.gen.Act, now})
-	}
+	f.mu.lru.Add(e.hash, fate{e.gen.Epoch, e.gen.Act, now})
 }
 
 // evicted notes that blocks have left the hot tier for space.

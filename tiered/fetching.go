@@ -120,7 +120,7 @@ func (c *Cache) get(ctx context.Context, fills []*fill, scratch *codec.Scratch, 
 	bufs := make([][]byte, 0, len(fills)*parts)
 	for i, f := range fills {
 		e := c.slabs.get(f.scope, f.key.hash, f.parent, f.depth)
-		e.share.Store(c.spill.sharedNow())
+		e.share.Store(c.sharedNow())
 		entries[i], hashes[i] = e, f.key.hash
 		bufs = append(bufs, e.frames...)
 	}

@@ -58,10 +58,7 @@ func (c *Cache) join(r *reading, n int) (mine []*fill) {
 				return mine
 			}
 			c.stats.filling.Add(size)
-			f = &fill{key: key, scope: r.scope, depth: i, done: make(chan struct{}), passing: true}
-			if i > 0 {
-				f.parent = r.chain[i-1]
-			}
+			f = &fill{key: key, scope: r.scope, parent: parentOf(r.chain, i), depth: i, done: make(chan struct{}), passing: true}
 			c.flights.m[key.shared()] = f
 			mine = append(mine, f)
 		}

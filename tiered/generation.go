@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/block"
-	"github.com/kvtier/kvtier/internal/mutation"
+	"github.com/kvtier/kvtier/tiered/internal/spill"
 )
 
 // Generation says what K/V may be used together: the identity that computed it and the epoch it was computed in. Epoch numbers
@@ -76,7 +76,7 @@ func (c *Cache) SetView(v View) {
 	if old != nil && old.Generation == v.Generation {
 		if !maps.Equal(old.Cuts, v.Cuts) {
 			c.stats.invalidated.Add(int64(c.hot.purge(v.Cuts)))
-			c.spill.dropPurged(v.Cuts)
+			c.spill.queue.DropIf(spill.Stale, func(e *entry) bool { return v.Cuts[e.ns] != e.cut })
 		}
 		return
 	}
@@ -84,10 +84,9 @@ func (c *Cache) SetView(v View) {
 	// this drop sees it and refuses (hot.insert compares under the lock that drop takes).
 	dropped := c.hot.drop(v.Generation, v.Cuts)
 	c.stats.invalidated.Add(int64(dropped))
-	if mutation.Is(mutation.LabelAtDequeue) {
-		return
+	if !labelAtDequeue() {
+		c.spill.queue.DropIf(spill.Stale, func(e *entry) bool { return true })
 	}
-	c.spill.dropAll(dropStale)
 }
 
 // View returns the current view: nothing is cached before the first SetView.

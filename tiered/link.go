@@ -46,7 +46,7 @@ func (l *link) pays() bool {
 }
 
 // items is what a batch stores: its frames, or what they are encoded into. The buffers are used again for the next batch.
-func (l *link) items(f *codec.Format, e codec.Encoding, batch []*spillItem) []store.Item {
+func (l *link) items(f *codec.Format, e codec.Encoding, batch []*entry) []store.Item {
 	encode := e != codec.Raw && l.pays()
 	items := make([]store.Item, 0, len(batch)*f.Layout().PartCount())
 	start, raw, encoded := time.Now(), 0, 0
@@ -76,8 +76,8 @@ func (l *link) items(f *codec.Format, e codec.Encoding, batch []*spillItem) []st
 	return items
 }
 
-// stored takes in how long a batch was on its way.
-func (l *link) stored(items []store.Item, d time.Duration) {
+// measured takes in how long a batch was on its way.
+func (l *link) measured(items []store.Item, d time.Duration) {
 	sum := 0
 	for _, it := range items {
 		sum += len(it.Value)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 
-	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/gate"
 )
 
@@ -80,15 +79,8 @@ func (p *Pin) fill(ctx context.Context, l *Lookup) Reason {
 func (c *Cache) takeHot(dst []*entry, l *Lookup, access Access, first int) []*entry {
 	had := len(dst)
 	dst = c.hot.run(dst, &l.View.Generation, l.Chain[first:], !l.Passing)
-	if l.Passing {
-		return dst
-	}
-	if access == AccessShared && c.opts.WritePolicy != WriteOnEvict {
-		var before block.Hash
-		if first > 0 {
-			before = l.Chain[first-1]
-		}
-		c.offerRun(before, dst[had:])
+	if !l.Passing && access == AccessShared {
+		c.reused(dst[had:])
 	}
 	return dst
 }

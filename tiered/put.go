@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/kvtier/kvtier/block"
-	"github.com/kvtier/kvtier/internal/mutation"
 )
 
 // Put takes in a block that was computed under v: the last of chain, in namespace ns. export is called once per part to
@@ -16,11 +15,7 @@ func (c *Cache) Put(v View, ns block.Digest, chain []block.Hash, export func(p b
 	if c.closed.Load() || !c.allows(&sc, AccessHot) || c.hot.contains(v.Generation, hash) {
 		return nil
 	}
-	var parent block.Hash
-	if depth > 0 {
-		parent = chain[depth-1]
-	}
-	e := c.slabs.get(sc, hash, parent, depth)
+	e := c.slabs.get(sc, hash, parentOf(chain, depth), depth)
 	defer e.release()
 	l := c.format.Layout()
 	for i := range e.frames {
@@ -38,13 +33,24 @@ func (c *Cache) Put(v View, ns block.Digest, chain []block.Hash, export func(p b
 	switch {
 	case c.remote == nil:
 	case c.opts.WritePolicy == WriteThrough, c.opts.WritePolicy == WriteOnSecondHit && c.seen.again(hash):
-		c.offer(e, e.parent)
+		c.offerNew(e)
 	}
 	return nil
 }
 
+// parentOf returns the block of chain before the i-th, zero for the first.
+func parentOf(chain []block.Hash, i int) (h block.Hash) {
+	if i > 0 {
+		h = chain[i-1]
+	}
+	return h
+}
+
 // admit makes e hot and passes on what had to leave for it.
 func (c *Cache) admit(e *entry, fetched bool) {
+	if fetched {
+		c.spill.guard.add(&e.gen, e.hash, len(e.frames), c.now())
+	}
 	victims, _ := c.hot.insert(e, fetched)
 	c.stats.evicted.Add(int64(len(victims)))
 	c.fates.evicted(victims)
@@ -52,9 +58,7 @@ func (c *Cache) admit(e *entry, fetched bool) {
 		if c.remote != nil && c.opts.WritePolicy == WriteOnEvict {
 			c.offerEvicted(v)
 		}
-		if mutation.Is(mutation.EarlyReuse) {
-			v.slabs.put(v.slab)
-		}
+		reuseEarly(v)
 		v.release()
 	}
 }

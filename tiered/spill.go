@@ -1,318 +1,325 @@
 package tiered
 
 import (
-	"container/heap"
-	"container/list"
 	"context"
-	"sync"
+	"errors"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
-	"github.com/kvtier/kvtier/internal/mutation"
+	"github.com/kvtier/kvtier/store"
+	"github.com/kvtier/kvtier/tiered/internal/spill"
 )
 
-// dropReason says why a block was not stored.
-type dropReason uint8
+// spiller is what a cache knows of the way to the remote tier: the queue, the storer, and how far what was stored is still there.
+type spiller struct {
+	queue  *spill.Queue[*entry]
+	storer *spill.Storer[*entry]
+	wake   chan struct{} // holds a token while there may be work
+	losses atomic.Uint32 // how often the remote tier was found, or has to be supposed, to have lost blocks
+	trust  time.Time     // when that was supposed last; the storer's
+	guard  witnesses
+	again  resharing
 
-const (
-	dropOverflow   dropReason = iota // the queue was full, and this was its deepest block
-	dropStale                        // its generation ended
-	dropShutdown                     // still queued at the end
-	dropIncomplete                   // a block before it in its chain is neither stored nor queued: without that one nobody finds it
-	drops
-)
-
-func (d dropReason) String() string {
-	return [drops]string{"overflow", "stale", "shutdown", "incomplete"}[d]
+	busy bool // with Options.Steps: a turn is under way
 }
 
-// spillQueue holds the blocks on their way to the remote tier, first in, first out, bounded in bytes. A full queue drops its deepest
-// block: a chain is useful only from its root, so the deepest is the one whose loss costs least. A block is queued behind the one before it
-// in its chain, or when that one is stored already as far as is known; the storer asks once more.
-type spillQueue struct {
-	max     int64
-	stats   *counters
-	tenants *tenants
-	wake    chan struct{} // holds a token while there may be work
-	losses  atomic.Uint32 // how often the remote tier was found, or has to be supposed, to have lost blocks
-	trusted time.Time     // when that was supposed last; the storer's
+// spillProbes is how many round trips there are at once to learn what the remote tier has of a batch.
+const spillProbes = 4
 
-	stepped func() // with Options.Steps: the task that stores; it is handed out once per offer
-	storing bool   // with Options.Steps: one is under way
-
-	mu struct {
-		sync.Mutex
-		fifo    list.List // of *spillItem
-		deepest spillHeap // the same items
-		byHash  map[block.Hash]*spillItem
-		seq     uint64        // of the youngest item
-		n       int64         // bytes of all items and of the batch being stored
-		pending int           // blocks in the batch being stored
-		empty   chan struct{} // closed when nothing is queued or being stored
+func (c *Cache) newSpiller() {
+	s := &c.spill
+	s.wake = make(chan struct{}, 1)
+	s.again.init()
+	s.guard.init(c.opts.Steps != nil)
+	s.queue = spill.NewQueue(spill.QueueOptions[*entry]{
+		MaxBytes: c.opts.SpillBytes, Valid: c.storable, Ended: c.spilled, Wake: c.wakeSpiller,
+	})
+	probes := spillProbes
+	if c.opts.Steps != nil {
+		probes = 1
+	}
+	s.storer = spill.NewStorer(spill.Options[*entry]{
+		Queue: s.queue, Remote: remoteTier{c}, Timeout: c.opts.SpillTimeout, Probes: probes, Rescue: c.rescue, Logger: c.opts.Logger,
+	})
+	if c.remote != nil && c.opts.Steps == nil {
+		c.wg.Go(c.spillLoop)
 	}
 }
 
-// spillItem is a queued block, with a reference.
-type spillItem struct {
-	*entry
-	before block.Hash // the block before it in its chain, if its depth is not 0
-	seq    uint64     // orders items of equal depth: the youngest leaves first
-	at     int        // in the heap
-	el     *list.Element
-}
+// Hash implements spill.Block, as do the following.
+func (e *entry) Hash() block.Hash   { return e.hash }
+func (e *entry) Before() block.Hash { return e.parent }
+func (e *entry) Depth() int         { return e.depth }
+func (e *entry) Cost() int64        { return e.cost() }
 
-func newSpillQueue(maxBytes int64, stats *counters, t *tenants) *spillQueue {
-	q := &spillQueue{max: maxBytes, stats: stats, tenants: t, wake: make(chan struct{}, 1)}
-	q.mu.byHash = map[block.Hash]*spillItem{}
-	q.mu.empty = make(chan struct{})
-	close(q.mu.empty)
-	return q
+// Twin reports whether e and o, of the same name, are of one generation and behind one purge of their tenant.
+func (e *entry) Twin(o *entry) bool { return e.gen == o.gen && e.cut == o.cut }
+
+// storable reports whether e may be stored now: a put that was under way across a change may queue its block after the queue was emptied.
+func (c *Cache) storable(e *entry) bool {
+	v := c.view.Load()
+	return v != nil && v.Generation == e.gen && v.Cuts[e.ns] == e.cut || labelAtDequeue()
 }
 
 // sharedNow is the state of a block that has just been seen in the remote tier.
-func (q *spillQueue) sharedNow() uint32 { return shared + q.losses.Load() }
+func (c *Cache) sharedNow() uint32 { return shared + c.spill.losses.Load() }
 
-// claim makes e queued if it is neither that nor shared beyond doubt.
-func (q *spillQueue) claim(e *entry) bool {
+// offer hands e to the storer unless it is queued or stored already. It never blocks, and reports whether the chain is stored or queued up to e:
+// if not, there is no use in offering what follows.
+func (c *Cache) offer(e *entry) bool {
 	s := e.share.Load()
-	return s != queued && s != q.sharedNow() && e.share.CompareAndSwap(s, queued)
-}
-
-// offer queues e, which comes after before in its chain, unless it is queued or stored already. It never blocks, and reports whether the
-// chain is stored or queued up to e: if not, there is no use in offering what follows.
-func (q *spillQueue) offer(e *entry, before block.Hash) bool {
-	if !q.claim(e) {
+	if s == queued || s == c.sharedNow() || !e.share.CompareAndSwap(s, queued) {
 		return true
 	}
-	q.mu.Lock()
-	if twin, ok := q.mu.byHash[e.hash]; ok && twin.gen == e.gen && twin.cut == e.cut {
-		q.mu.Unlock()
-		e.share.Store(unshared) // computed a second time while the first was on its way: in doubt until that has arrived
-		return true
+	switch c.spill.queue.Offer(e.retain()) {
+	case spill.Refused:
+		return false
+	case spill.Twin: // computed a second time while the first was on its way: in doubt until that has arrived
+		e.share.Store(unshared)
+		e.release()
 	}
-	if q.mu.fifo.Len()+q.mu.pending == 0 {
-		q.mu.empty = make(chan struct{})
-	}
-	it := &spillItem{entry: e.retain(), before: before}
-	q.push(it, false)
-	q.mu.n += e.cost()
-	var out []*spillItem
-	for q.mu.n > q.max && len(q.mu.deepest) > 0 {
-		out = append(out, q.remove(q.mu.deepest[0]))
-	}
-	kept := it.el != nil
-	q.stats.spillDrops[dropOverflow].Add(int64(len(out)))
-	q.settle()
-	q.mu.Unlock()
-	q.discard(out)
-	if q.stepped != nil {
-		q.stepped()
-		return kept
-	}
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-	return kept
+	return true
 }
 
-// push adds it at either end of the queue. mu is held.
-func (q *spillQueue) push(it *spillItem, front bool) {
-	if front {
-		it.el = q.mu.fifo.PushFront(it)
-	} else {
-		q.mu.seq++
-		it.seq = q.mu.seq
-		it.el = q.mu.fifo.PushBack(it)
-	}
-	heap.Push(&q.mu.deepest, it)
-	q.mu.byHash[it.hash] = it
-}
-
-// remove takes it out for good. mu is held.
-func (q *spillQueue) remove(it *spillItem) *spillItem {
-	q.unlink(it)
-	q.forget(it)
-	return it
-}
-
-// unlink takes it out of the order, not out of the account. mu is held.
-func (q *spillQueue) unlink(it *spillItem) {
-	q.mu.fifo.Remove(it.el)
-	heap.Remove(&q.mu.deepest, it.at)
-	it.el = nil
-}
-
-// forget ends the account of it. mu is held.
-func (q *spillQueue) forget(it *spillItem) {
-	q.mu.n -= it.cost()
-	if q.mu.byHash[it.hash] == it {
-		delete(q.mu.byHash, it.hash)
-	}
-}
-
-// settle announces an empty queue. mu is held.
-func (q *spillQueue) settle() {
-	if q.mu.fifo.Len()+q.mu.pending == 0 {
-		select {
-		case <-q.mu.empty:
-		default:
-			close(q.mu.empty)
+// offerNew is offer for a block that was just computed, if its chain can be complete in the remote tier.
+func (c *Cache) offerNew(e *entry) {
+	if e.depth > 0 && !c.spill.queue.Holds(e.parent, e) {
+		// Not hot means not known: the storer asks. Hot and not shared means that it was dropped, or never offered.
+		if p := c.hot.peek(&e.gen, e.parent); p != nil && p.share.Load() == unshared {
+			c.stats.spillDrops[spill.Incomplete-spill.FirstDrop].Add(1)
+			return
 		}
 	}
+	c.offer(e)
 }
 
-// has reports whether a block of that name and generation is queued or being stored.
-func (q *spillQueue) has(g *Generation, hash block.Hash) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	it, ok := q.mu.byHash[hash]
-	return ok && it.gen == *g
-}
-
-// take removes up to maxBytes of blocks that v allows from the front, one at least, and drops those of another generation or of a tenant
-// purged since: a put that was under way across a change may queue its block after the queue was emptied. Taken blocks stay
-// accounted until done.
-func (q *spillQueue) take(maxBytes int64, v View) []*spillItem {
-	q.mu.Lock()
-	var batch, stale []*spillItem
-	sum := int64(0)
-	for el := q.mu.fifo.Front(); el != nil; el = q.mu.fifo.Front() {
-		it := el.Value.(*spillItem)
-		if (it.gen != v.Generation || v.Cuts[it.ns] != it.cut) && !mutation.Is(mutation.LabelAtDequeue) {
-			stale = append(stale, q.remove(it))
+// reused takes note that a request has found run in the hot tier, blocks that follow each other. It hands over what an outage, a full queue or
+// the policy kept from being stored, and what the remote tier is supposed to have lost, at a bounded rate.
+func (c *Cache) reused(run []*entry) {
+	known := c.sharedNow()
+	for _, e := range run {
+		if !e.used.Load() {
+			e.used.Store(true)
+		}
+	}
+	if c.opts.WritePolicy == WriteOnEvict {
+		return
+	}
+	for _, e := range run {
+		s := e.share.Load()
+		if s == known || s == queued {
 			continue
 		}
-		if sum += it.cost(); len(batch) > 0 && sum > maxBytes {
-			break
-		}
-		q.unlink(it)
-		batch = append(batch, it)
-	}
-	q.mu.pending = len(batch)
-	q.stats.spillDrops[dropStale].Add(int64(len(stale)))
-	q.settle()
-	q.mu.Unlock()
-	q.discard(stale)
-	return batch
-}
-
-// retry ends the batch that take returned without success: it is to be tried again before anything else.
-func (q *spillQueue) retry(batch []*spillItem) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.mu.pending = 0
-	for i := len(batch) - 1; i >= 0; i-- {
-		q.push(batch[i], true)
-	}
-}
-
-// done ends the batch that take returned: some were stored, some the remote tier had, some have no place there.
-func (q *spillQueue) done(stored, had, incomplete []*spillItem) {
-	now := q.sharedNow()
-	q.mu.Lock()
-	q.mu.pending = 0
-	for _, it := range incomplete {
-		q.forget(it)
-	}
-	for _, batch := range [][]*spillItem{stored, had} {
-		for _, it := range batch {
-			q.forget(it)
-			it.share.Store(now)
+		if s != unshared && !c.spill.again.allow(c.now(), e.cost()) || !c.offer(e) {
+			return
 		}
 	}
-	for _, it := range stored {
-		q.tenants.stored(it.ns, it.cost()-entryOverhead)
+}
+
+// offerEvicted hands over a block that leaves the hot tier, behind those before it in its chain that have not been stored: the last blocks
+// of a chain leave first.
+func (c *Cache) offerEvicted(e *entry) {
+	known := c.sharedNow()
+	if e.share.Load() >= known {
+		return
 	}
-	q.stats.spilled.Add(int64(len(stored))) // before settle: whoever waited for an empty queue finds all of it counted
-	q.stats.skipped.Add(int64(len(had)))
-	q.stats.spillDrops[dropIncomplete].Add(int64(len(incomplete)))
-	q.settle()
-	q.mu.Unlock()
-	for _, batch := range [][]*spillItem{stored, had} {
-		for _, it := range batch {
-			it.release()
+	if !c.offerChain(c.hot.ancestors(e, func(p *entry) bool { return p.share.Load() != known })) {
+		c.stats.spillDrops[spill.Incomplete-spill.FirstDrop].Add(1)
+		return
+	}
+	c.offer(e)
+}
+
+// offerChain hands over blocks that come before each other, the last first, and lets go of them. It reports whether all are stored or queued.
+func (c *Cache) offerChain(nearestFirst []*entry) bool {
+	whole := true
+	for _, p := range slices.Backward(nearestFirst) {
+		whole = whole && c.offer(p)
+		p.release()
+	}
+	return whole
+}
+
+// rescue offers what comes before e in its chain and is hot: the remote tier lacks the block before e, whatever this worker believed. Only this
+// chain is in doubt: where a tier evicts all the time, that happens all the time. Whether everything is lost, witnesses say.
+func (c *Cache) rescue(e *entry) bool {
+	chain := c.hot.ancestors(e, func(*entry) bool { return true })
+	for _, p := range chain {
+		if s := p.share.Load(); s >= shared {
+			p.share.CompareAndSwap(s, unshared)
 		}
 	}
-	q.discard(incomplete)
+	return len(chain) > 0 && c.offerChain(chain)
 }
 
-// dropAll discards what is queued and returns how many blocks that were. A batch being stored is left to its storer.
-func (q *spillQueue) dropAll(why dropReason) int {
-	return q.dropIf(why, func(*spillItem) bool { return true })
-}
-
-// dropPurged discards what is queued and was not computed behind cuts.
-func (q *spillQueue) dropPurged(cuts map[block.Digest]block.Cut) {
-	q.dropIf(dropStale, func(it *spillItem) bool { return cuts[it.ns] != it.cut })
-}
-
-func (q *spillQueue) dropIf(why dropReason, bad func(*spillItem) bool) int {
-	var out []*spillItem
-	q.mu.Lock()
-	for el := q.mu.fifo.Front(); el != nil; {
-		it := el.Value.(*spillItem)
-		el = el.Next()
-		if bad(it) {
-			out = append(out, q.remove(it))
+// spilled is told what became of a block in the queue.
+func (c *Cache) spilled(e *entry, why spill.End) {
+	switch why {
+	case spill.Stored, spill.Had:
+		if why == spill.Stored {
+			c.tenants.stored(e.ns, e.cost()-entryOverhead)
+			c.fates.stored(e, c.now())
+			c.stats.spilled.Add(1)
+		} else {
+			c.stats.skipped.Add(1)
 		}
+		e.share.Store(c.sharedNow())
+		c.spill.guard.add(&e.gen, e.hash, len(e.frames), c.now())
+	default:
+		c.stats.spillDrops[why-spill.FirstDrop].Add(1)
+		e.share.Store(unshared)
 	}
-	q.stats.spillDrops[why].Add(int64(len(out)))
-	q.settle()
-	q.mu.Unlock()
-	q.discard(out)
-	return len(out)
+	e.release()
 }
 
-// discard lets go of blocks that have left the queue without being stored.
-func (q *spillQueue) discard(out []*spillItem) {
-	for _, it := range out {
-		it.share.Store(unshared)
-		it.release()
+// wakeSpiller tells the storer that there is work.
+func (c *Cache) wakeSpiller() {
+	if c.opts.Steps != nil {
+		c.opts.Steps.Go(c.stepSpill)
+		return
 	}
-}
-
-func (q *spillQueue) bytes() int64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.mu.n
-}
-
-// waitEmpty waits until nothing is queued or being stored, and reports whether it came to that before ctx ended.
-func (q *spillQueue) waitEmpty(ctx context.Context) bool {
-	q.mu.Lock()
-	empty := q.mu.empty
-	q.mu.Unlock()
 	select {
-	case <-empty:
-		return true
-	case <-ctx.Done():
-		return false
+	case c.spill.wake <- struct{}{}:
+	default:
 	}
 }
 
-// spillHeap has the deepest item first, the youngest of equals.
-type spillHeap []*spillItem
-
-func (h spillHeap) Len() int { return len(h) }
-func (h spillHeap) Less(i, j int) bool {
-	return h[i].depth > h[j].depth || h[i].depth == h[j].depth && h[i].seq > h[j].seq
+// spillLoop stores queued blocks until the cache is closed.
+func (c *Cache) spillLoop() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for c.ctx.Err() == nil {
+		wait := c.spillTurn()
+		if wait == 0 {
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-c.spill.wake:
+		case <-c.ctx.Done():
+		}
+	}
 }
-func (h spillHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i]; h[i].at, h[j].at = i, j }
 
-// Push implements heap.Interface.
-func (h *spillHeap) Push(x any) {
-	it := x.(*spillItem)
-	it.at = len(*h)
-	*h = append(*h, it)
+// spillTurn looks after everything on the way to the remote tier that is due, and returns when something will be next, if no block is offered
+// before.
+func (c *Cache) spillTurn() time.Duration {
+	c.doubt()
+	wait := min(c.watchOver(), c.reshare())
+	if next := c.spill.storer.Turn(c.ctx, c.now); next >= 0 {
+		wait = min(wait, next)
+	}
+	return wait
 }
 
-// Pop implements heap.Interface.
-func (h *spillHeap) Pop() any {
-	last := len(*h) - 1
-	it := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return it
+// stepSpill is one turn of spillLoop. There is one storer only, as there.
+func (c *Cache) stepSpill() {
+	s := &c.spill
+	if s.busy {
+		return
+	}
+	s.busy = true
+	c.spillTurn()
+	s.busy = false
+	if s.queue.Bytes() > 0 || s.again.pending() {
+		c.opts.Steps.Go(c.stepSpill)
+	}
+}
+
+// doubt ends this worker's belief in what was stored long ago: values expire, and what is hot here for longer has to be stored again.
+func (c *Cache) doubt() {
+	if now := c.now(); now.Sub(c.spill.trust) > c.opts.TTL/2 {
+		if !c.spill.trust.IsZero() {
+			c.spill.losses.Add(1)
+		}
+		c.spill.trust = now
+	}
+}
+
+// remoteTier is the remote tier as the storer sees it.
+type remoteTier struct{ *Cache }
+
+var _ spill.Remote[*entry] = remoteTier{}
+
+// ask is nil while the remote tier may be used.
+func (r remoteTier) ask() error {
+	if r.View().Access != AccessShared {
+		return fmt.Errorf("%w: no lease on the epoch", spill.ErrNotNow)
+	}
+	return nil
+}
+
+// blameless tells apart what nobody was asked.
+func blameless(err error) error {
+	if errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrNode) {
+		return fmt.Errorf("%w: %w", spill.ErrNotNow, err)
+	}
+	return err
+}
+
+// Has implements spill.Remote: a block is there if all its parts are.
+func (r remoteTier) Has(ctx context.Context, run spill.Run[*entry]) (int, error) {
+	parts := r.format.Layout().PartCount()
+	hashes := make([]block.Hash, 0, len(run.Blocks)+1)
+	if run.Parent {
+		hashes = append(hashes, run.Before)
+	}
+	for _, e := range run.Blocks {
+		hashes = append(hashes, e.hash)
+	}
+	keys := r.keys(&run.Blocks[0].gen, hashes)
+	if err := r.ask(); err != nil {
+		return 0, err
+	}
+	n, err := r.remote.Lead(ctx, keys)
+	return n / parts, blameless(err)
+}
+
+// Write implements spill.Remote: a block is stored if all its parts are. If its generation ends during the write, it lands under an address that
+// nobody reads any more.
+func (r remoteTier) Write(ctx context.Context, blocks []*entry) []error {
+	items := r.link.items(r.format, r.opts.Encoding, blocks)
+	items = r.relabelled(items, blocks)
+	errs := make([]error, len(blocks))
+	if err := r.ask(); err != nil { // the lease may have ended since the remote tier was asked
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	start, failed := time.Now(), false
+	for i, err := range r.put(ctx, items, blocks) {
+		if err != nil {
+			errs[i], failed = blameless(err), true
+		}
+	}
+	if !failed {
+		r.link.measured(items, time.Since(start))
+	}
+	return errs
+}
+
+// put stores items, of which each of blocks has as many, and returns what became of each block. One whose block before it was refused is taken for
+// refused too: stored or not, it comes again behind that one.
+func (r remoteTier) put(ctx context.Context, items []store.Item, blocks []*entry) []error {
+	err := r.remote.Put(ctx, items, r.opts.TTL)
+	if err == nil {
+		return nil
+	}
+	errs, parts := make([]error, len(blocks)), len(items)/len(blocks)
+	refused := map[block.Hash]error{}
+	for i, e := range blocks {
+		errs[i] = refused[e.parent]
+		for p := 0; p < parts && errs[i] == nil; p++ {
+			errs[i] = store.ErrorOf(err, i*parts+p)
+		}
+		if errs[i] != nil {
+			refused[e.hash] = errs[i]
+		}
+	}
+	return errs
 }

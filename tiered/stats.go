@@ -2,6 +2,8 @@ package tiered
 
 import (
 	"sync/atomic"
+
+	"github.com/kvtier/kvtier/tiered/internal/spill"
 )
 
 // Tier names where a block was found.
@@ -60,7 +62,7 @@ type counters struct {
 	filling     atomic.Int64
 	spilled     atomic.Int64
 	skipped     atomic.Int64
-	spillDrops  [drops]atomic.Int64
+	spillDrops  [spill.Drops]atomic.Int64 // by spill.End, from spill.FirstDrop on
 	badValues   atomic.Int64
 }
 
@@ -90,7 +92,7 @@ func (c *Cache) Stats() Stats {
 		HitBlocks: map[string]int64{}, MissBlocks: map[string]int64{}, SpillDropped: map[string]int64{},
 		BlockTokens: c.format.Layout().BlockTokens, HotMaxBytes: c.opts.HotBytes, SpillMaxBytes: c.opts.SpillBytes,
 		Evicted: c.stats.evicted.Load(), Invalidated: c.stats.invalidated.Load(), FillingBytes: c.stats.filling.Load(),
-		Spilled: c.stats.spilled.Load(), SpillSkipped: c.stats.skipped.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.bytes(), SlabBytes: c.slabs.held(),
+		Spilled: c.stats.spilled.Load(), SpillSkipped: c.stats.skipped.Load(), BadValues: c.stats.badValues.Load(), SpillBytes: c.spill.queue.Bytes(), SlabBytes: c.slabs.held(),
 		FillClaims: c.leases.granted.Load(), FillWatched: c.leases.watched.Load(), FillFound: c.leases.filled.Load(),
 		StoredBytes: c.link.storedBytes.Load(), EncodedBytes: c.link.encodedBytes.Load(),
 	}
@@ -105,8 +107,8 @@ func (c *Cache) Stats() Stats {
 	for r := MissCold; r < Reasons; r++ {
 		s.MissBlocks[r.String()] = c.stats.misses[r].Load()
 	}
-	for d := range drops {
-		s.SpillDropped[d.String()] = c.stats.spillDrops[d].Load()
+	for d := range spill.End(spill.Drops) {
+		s.SpillDropped[(spill.FirstDrop + d).String()] = c.stats.spillDrops[d].Load()
 	}
 	return s
 }
@@ -117,5 +119,5 @@ type Sizes struct{ HotBytes, SpillBytes, FillingBytes int64 }
 // Sizes is a cheap part of Stats.
 func (c *Cache) Sizes() Sizes {
 	_, hot := c.hot.size()
-	return Sizes{HotBytes: hot, SpillBytes: c.spill.bytes(), FillingBytes: c.stats.filling.Load()}
+	return Sizes{HotBytes: hot, SpillBytes: c.spill.queue.Bytes(), FillingBytes: c.stats.filling.Load()}
 }

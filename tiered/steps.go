@@ -34,17 +34,3 @@ func (c *Cache) background(task func()) {
 	}
 	c.wg.Go(task)
 }
-
-// stepSpill is one turn of spillLoop. There is one storer only, as there; a batch that failed is tried again when the next task runs.
-func (c *Cache) stepSpill() {
-	q := c.spill
-	if q.storing {
-		return
-	}
-	q.storing = true
-	_, _ = c.spillOnce(spillBatchBytes)
-	q.storing = false
-	if q.bytes() > 0 {
-		c.opts.Steps.Go(c.stepSpill)
-	}
-}

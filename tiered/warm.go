@@ -57,7 +57,7 @@ func (c *Cache) window() int { return max(1, warmWindow/c.slabs.bytes) }
 func (c *Cache) blank(v View, ns block.Digest, hashes []block.Hash, depth int) []*entry {
 	entries := make([]*entry, len(hashes))
 	for i, h := range hashes {
-		entries[i] = c.slabs.get(scope{v.Generation, ns, v.Cuts[ns]}, h, block.Hash{}, depth+i) // not made hot: nobody asks for its parent
+		entries[i] = c.slabs.get(scope{v.Generation, ns, v.Cuts[ns]}, h, parentOf(hashes, i), depth+i)
 	}
 	return entries
 }
