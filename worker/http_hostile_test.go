@@ -211,7 +211,7 @@ func TestBadChatsAreRefusedByName(t *testing.T) {
 		"many likeliest": {`{"messages":[{"role":"user","content":"a"}],"logprobs":true,"top_logprobs":21}`, "0 to 20"},
 		"negative":       {`{"messages":[{"role":"user","content":"a"}],"max_completion_tokens":-1}`, "max_completion_tokens is -1"},
 		"schema":         {`{"messages":[{"role":"user","content":"a"}],"response_format":{"type":"json_schema","json_schema":{"name":"a","strict":true,"schema":{"type":"object"}}}}`, "'response_format' of type 'json_schema' is not supported with this model"},
-		"too long":       {`{"messages":[{"role":"user","content":"` + strings.Repeat("a long text ", 400) + `"}]}`, "This model's maximum context length is 2048 tokens. However, your prompt has"},
+		"too long":       {`{"messages":[{"role":"user","content":"` + strings.Repeat("a long text ", 400) + `"}]}`, "This model's maximum context length is 2048 tokens. However, your prompt is too long: it has"},
 		"number as text": {`{"messages":[{"role":"user","content":"a"}],"temperature":"hot"}`, "temperature"},
 	} {
 		status, answer := chat(s, c.body)

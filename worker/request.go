@@ -196,11 +196,12 @@ func (q *Request) tokens(ctx context.Context, e engine.Engine, maxChoices int) (
 	return tokens[:len(tokens):len(tokens)], most, nil // generated tokens are appended: never into the caller's array
 }
 
-// contextExceeded is in OpenAI's words: clients that fall back to another model, or cut the conversation, know it by them.
+// contextExceeded is in OpenAI's words: clients that fall back to another model, or cut the conversation, know it by them. LangChain looks for "prompt is
+// too long": with OpenAI's newer clients it does not see the code.
 func contextExceeded(prompt, most, limit int) error {
 	if most == FillContext || prompt > limit {
 		return badRequest("context_length_exceeded", "prompt",
-			"This model's maximum context length is %d tokens. However, your prompt has %d tokens and leaves no room for an answer. Please reduce the length of the prompt.", limit, prompt)
+			"This model's maximum context length is %d tokens. However, your prompt is too long: it has %d tokens and leaves no room for an answer. Please reduce its length.", limit, prompt)
 	}
 	return badRequest("context_length_exceeded", "prompt",
 		"This model's maximum context length is %d tokens. However, you requested %d tokens (%d in the prompt, %d in the completion). Please reduce the length of the prompt or of the completion.",

@@ -24,6 +24,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import traceback
@@ -90,6 +91,17 @@ def tokens(prompt: str) -> list[int]:
     return post("/v1/warm/tokens", {"prompts": [prompt]})["tokens"][0]
 
 
+def busy(url: str = WORKER) -> bool:
+    """Whether the worker has a request under way."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with urllib.request.urlopen(
+        urllib.request.Request(url + "/metrics", headers=headers)
+    ) as answer:
+        metrics = answer.read().decode()
+    running = re.search(r'^kvtier_running_sequences\{priority="serving"\} (\d+)', metrics, re.M)
+    return running[1] != "0"
+
+
 def same(got, want) -> None:
     if got != want:
         raise AssertionError(f"got {got!r}, want {want!r}")
@@ -107,30 +119,39 @@ class Refused(Exception):
         return self.args[0]
 
 
-def run(*command: str, refused: str = "", **settings) -> str:
+class Hung(AssertionError):
+    """A program did not end."""
+
+
+def run(*command: str, refused: str = "", patience: float = 240, **settings) -> str:
     """Runs a program of this environment.
 
     If it fails, raises Refused with the last line in which the pattern `refused` is found.
     """
     program = str(Path(sys.executable).with_name(command[0]))
-    done = subprocess.run(
+    process = subprocess.Popen(
         [program, *command[1:]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
-        check=False,
+        start_new_session=True,
         **settings,
     )
-    if done.returncode == 0:
-        return done.stdout
-    print(done.stdout, file=sys.stderr)
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    try:
+        out, _ = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired as error:
+        os.killpg(process.pid, signal.SIGKILL)  # some have processes of their own
+        print(process.communicate()[0], file=sys.stderr)
+        raise Hung(f"{command[0]} did not end within {patience:.0f} s") from error
+    if process.returncode == 0:
+        return out
+    print(out, file=sys.stderr)
+    lines = [line for line in out.splitlines() if line.strip()]
     told = [line for line in lines if refused and re.search(refused, line)]
     if told:
         raise Refused(told[-1].strip())
-    raise AssertionError(f"{command[0]} ended with {done.returncode}: {(lines or [''])[-1]}")
+    raise AssertionError(f"{command[0]} ended with {process.returncode}: {(lines or [''])[-1]}")
 
 
 def plainly(error: BaseException) -> str:
