@@ -8,7 +8,8 @@
 #   PAIR       for each value size and number of connections (10s)
 #   OUT        directory of the results                      (benchmarks/results)
 #   SERVER     redis-server or valkey-server to start        (the first on PATH)
-#   CONNS      connections of the comparison                 (2)
+#   CONNS      connections of the comparison                 (6, as a worker has)
+#   POOLS      pools next to the raw ceiling                 (6 2 12: the default first, and two others)
 #   PASTE      1: put the tables into docs/PERFORMANCE.md    (0)
 #
 # Run as root it works in a network namespace of its own, with congestion control reno and the kernel's usual small socket
@@ -16,7 +17,7 @@
 # gets CPU 0 and the client CPU 1, as if they were two machines with a core each; what needs both is measured unpinned too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-export DURATION=${DURATION:-1m} PAIR=${PAIR:-10s} CONNS=${CONNS:-2}
+export DURATION=${DURATION:-1m} PAIR=${PAIR:-10s} CONNS=${CONNS:-6} POOLS=${POOLS:-6 2 12}
 export OUT=${OUT:-$PWD/results}
 SERVER=${SERVER:-$(command -v redis-server || command -v valkey-server || true)}
 
@@ -81,7 +82,7 @@ section() { printf '\n### %s\n\n' "$1" >>"$md"; echo "== $1" >&2; }
 
 start pinned
 section "kvtier next to the raw ceiling, server and client on a core each"
-pin 1 "$TMP_DIR/kvtier" bench remote --redis $url --value-bytes 256KiB,1MiB,2MiB,32MiB --connections 1,2,4 --duration "$PAIR" --json >"$OUT/kvtier-remote.json"
+pin 1 "$TMP_DIR/kvtier" bench remote --redis $url --value-bytes 256KiB,1MiB,2MiB,32MiB --connections "${POOLS// /,}" --duration "$PAIR" --json >"$OUT/kvtier-remote.json"
 pin 1 "$TMP_DIR/rivals" --render "$OUT/kvtier-remote.json" | tee -a "$md"
 
 section "Rivals, server and client on a core each"

@@ -52,7 +52,7 @@ func newBench() *cobra.Command {
 the median of the rounds, in parentheses the lowest and the highest. GB is 1e9 bytes of K/V. Other work on the machine shows in the figures:
 look at the ranges, trust ratios more than rates, and run the client where your workers run.`,
 		Example: `  kvtier bench all --redis redis://127.0.0.1:6379
-  kvtier bench remote --redis redis://127.0.0.1:6379 --value-bytes 1MiB,2MiB --connections 1,2,4
+  kvtier bench remote --redis redis://127.0.0.1:6379 --value-bytes 1MiB,2MiB --connections 6,2,12
   kvtier bench advise --model Llama-3-8B --redis redis://127.0.0.1:6379
   kvtier bench hot --json | jq .hot.ns_per_hit`,
 	}
@@ -64,7 +64,7 @@ look at the ranges, trust ratios more than rates, and run the client where your 
 		f.command("codec", "Measure encoding, checksums and compression on one core", "  kvtier bench codec", f.codec),
 		f.command("hash", "Measure the hashing of prompts on one core", "  kvtier bench hash", f.hash),
 		f.withRemote(f.command("remote", "Measure Redis next to the most that this connection can carry",
-			"  kvtier bench remote --redis redis://127.0.0.1:6379\n  kvtier bench remote --redis unix:///run/redis.sock --value-bytes 2MiB,32MiB --connections 1,2,4", f.remote)),
+			"  kvtier bench remote --redis redis://127.0.0.1:6379\n  kvtier bench remote --redis unix:///run/redis.sock --value-bytes 2MiB,32MiB --connections 6,2,12", f.remote)),
 		f.withRemote(f.command("all", "All of these; without --redis, those that need none", "  kvtier bench all --redis redis://127.0.0.1:6379 --json > bench.json", f.all)),
 		f.newAdvise(),
 		newBenchFaults(f),
@@ -94,7 +94,7 @@ It writes values under kvtier-bench: with a TTL of 10 minutes and deletes them a
 to the same server, one or two requests in flight on each, whichever is faster, into reused buffers. A value larger than 4 MiB is stored in parts of 2 MiB.`
 	cmd.Flags().StringVar(&f.redis, "redis", "", "`URL` of the server to measure: redis://[user:password@]host:port, rediss:// or unix://")
 	cmd.Flags().Var(&f.values, "value-bytes", "`sizes` of a block's K/V, separated by commas; a multiple of 8KiB up to 4MiB, or of 2MiB above")
-	cmd.Flags().IntSliceVar(&f.conns, "connections", []int{2}, "numbers of connections, separated by commas")
+	cmd.Flags().IntSliceVar(&f.conns, "connections", []int{6}, "numbers of connections, separated by commas; a worker has 6")
 	cmd.Flags().Var(&f.data, "data-bytes", "how much is on the server at any time, at most")
 	return cmd
 }

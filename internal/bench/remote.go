@@ -9,7 +9,7 @@ import (
 // RemoteOptions say what Remote measures. Zero means the default.
 type RemoteOptions struct {
 	ValueBytes  []int         // payload of a block; default 2 MiB
-	Connections []int         // of ours and of raw; default 2
+	Connections []int         // of ours and of raw; default 6, as a worker has
 	DataBytes   int64         // values on the server at any time, at most; default 256 MiB
 	Duration    time.Duration // of each pair of value size and connections; default 15 s
 	Seed        string        // part of the keys; the caller makes it unique
@@ -21,7 +21,7 @@ func (o RemoteOptions) withDefaults() RemoteOptions {
 		o.ValueBytes = []int{2 << 20}
 	}
 	if len(o.Connections) == 0 {
-		o.Connections = []int{2}
+		o.Connections = []int{6}
 	}
 	if o.DataBytes == 0 {
 		o.DataBytes = 256 << 20

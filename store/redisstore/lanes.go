@@ -82,14 +82,19 @@ func (l *lanes) of(ctx context.Context, key string) (*lane, error) {
 	if found, ok := l.byNode.Load(node); ok {
 		return found.(*lane), nil
 	}
-	l.byNode.Range(func(node, _ any) bool { // somebody has come; who has left?
+	l.forget() // somebody has come: who has left?
+	found, _ := l.byNode.LoadOrStore(node, newLane(l.max, l.pool))
+	return found.(*lane), nil
+}
+
+// forget drops the lanes of nodes that left the cluster.
+func (l *lanes) forget() {
+	l.byNode.Range(func(node, _ any) bool {
 		if isClosed(node.(*redis.Client)) {
 			l.byNode.Delete(node)
 		}
 		return true
 	})
-	found, _ := l.byNode.LoadOrStore(node, newLane(l.max, l.pool))
-	return found.(*lane), nil
 }
 
 // carry calls move with weight of the semaphore, unless the store is closed or ctx ends before.
