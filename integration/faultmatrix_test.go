@@ -48,7 +48,7 @@ func newDamaged(t *testing.T, redisArgs ...string) *damaged {
 		d.want = append(d.want, bare.complete(p).Choices[0].TokenIDs)
 		d.stored.complete(p)
 	}
-	d.worker = start(t, "worker", "--redis", "redis://"+d.proxy.Addr(), "--hot-bytes", "1B")
+	d.worker = start(t, "worker", "--redis", "redis://"+d.proxy.Addr(), "--hot-bytes", "none")
 	d.hits()
 	return d
 }

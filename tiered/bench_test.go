@@ -87,8 +87,8 @@ func BenchmarkBringRemote(b *testing.B) {
 	a.SetView(v)
 	put(b, a, v, 7, blocks)
 	flush(b, a)
-	// A tier with room for less than the chain: every round fetches it anew.
-	c := newCache(b, remote, func(o *tiered.Options) { o.HotBytes = 1 << 20 })
+	// Nothing stays hot: every round fetches it anew.
+	c := newCache(b, remote, func(o *tiered.Options) { o.HotBytes = tiered.NoHotTier })
 	c.SetView(v)
 	ns, hashes := chainOf(v.Generation, 7, blocks)
 	b.SetBytes(int64(blocks * testLayout.BlockBytes()))

@@ -302,7 +302,7 @@ func (b *bringing) countMisses() {
 		if b.state[i] == served {
 			continue
 		}
-		why := b.choice
+		var why Reason
 		switch {
 		case b.lost != MissNone:
 			why = b.lost

@@ -23,9 +23,10 @@ type Options struct {
 	// Remote is the shared tier; nil for none. The cache does not close it.
 	Remote store.Store
 
-	HotBytes   int64         // bound of the hot tier; default 256 MiB
-	SpillBytes int64         // bound of the spill queue, which mostly is hot too; default 64 MiB
-	FillBytes  int64         // bound of all blocks being fetched; default 32 MiB and 1/16 of HotBytes, at most 256 MiB
+	// Bounds in bytes. One that a single block does not fit is a BudgetError; the defaults are larger where blocks are large.
+	HotBytes   int64         // of the hot tier; default 256 MiB, or 8 blocks; NoHotTier for none
+	SpillBytes int64         // of the spill queue, which mostly is hot too; default 64 MiB, or 4 blocks
+	FillBytes  int64         // of all blocks being fetched; default 32 MiB and 1/16 of HotBytes, at most 256 MiB, or 4 blocks
 	TTL        time.Duration // of stored values; default 6 h
 
 	ProbeTimeout time.Duration // how long the remote tier may take to say what it has; default 100 ms
@@ -46,14 +47,6 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	def := func(v *int64, d int64) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	def(&o.HotBytes, 256<<20)
-	def(&o.SpillBytes, 64<<20)
-	def(&o.FillBytes, min(256<<20, 32<<20+o.HotBytes/16))
 	for d, v := range map[*time.Duration]time.Duration{
 		&o.TTL: 6 * time.Hour, &o.ProbeTimeout: 100 * time.Millisecond, &o.FetchTimeout: time.Second, &o.SpillTimeout: 5 * time.Second,
 	} {
@@ -73,7 +66,7 @@ func (o Options) validate() error {
 		"HotBytes": o.HotBytes, "SpillBytes": o.SpillBytes, "FillBytes": o.FillBytes, "TTL": int64(o.TTL),
 		"ProbeTimeout": int64(o.ProbeTimeout), "FetchTimeout": int64(o.FetchTimeout), "SpillTimeout": int64(o.SpillTimeout),
 	} {
-		if v < 0 {
+		if v < 0 && (name != "HotBytes" || v != NoHotTier) {
 			errs = append(errs, fmt.Errorf("tiered: %s is negative", name))
 		}
 	}
@@ -133,11 +126,16 @@ func New(opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	slabs := newSlabs(format)
+	if opts, err = opts.withBudgets(int64(slabs.bytes)); err != nil {
+		return nil, err
+	}
+	slabs.keep = int(opts.FillBytes / int64(slabs.bytes))
 	c := &Cache{opts: opts, format: format, remote: opts.Remote, hot: newHot(opts.HotBytes)}
 	c.names.parts = opts.Layout.PartCount()
 	c.fates = newFates(opts.TTL)
 	c.breaker, _ = store.As[interface{ Admits() bool }](opts.Remote)
-	c.slabs = newSlabs(format, &c.names, opts.FillBytes)
+	c.slabs, slabs.names = slabs, &c.names
 	c.refill = int(max(1, opts.FillBytes/int64(c.slabs.bytes)/4))
 	c.leases.store, _ = store.As[store.Leaser](opts.Remote)
 	c.scratches.New = func() any { return new(codec.Scratch) }

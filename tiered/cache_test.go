@@ -392,8 +392,10 @@ func TestAChangeOfGenerationDropsEverything(t *testing.T) {
 		}
 		c.SetView(next)
 		checkStamp(t, p.Part(0, 0), old.Generation, hashes[0], 0) // its memory is not reused under the reader
-		if p.Release() || p.Release() {
-			t.Error("what was copied of old blocks may be used")
+		for range 2 {
+			if p.Release() {
+				t.Error("what was copied of old blocks may be used")
+			}
 		}
 	})
 	t.Run("queued spills", func(t *testing.T) {
@@ -532,7 +534,7 @@ func TestCloseDrains(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	_, err := tiered.New(tiered.Options{HotBytes: -1, TTL: -1})
+	_, err := tiered.New(tiered.Options{HotBytes: -2, TTL: -1})
 	for _, want := range []string{"HotBytes", "TTL", "BlockTokens"} {
 		if err == nil || !bytes.Contains([]byte(err.Error()), []byte(want)) {
 			t.Errorf("error does not name %s: %v", want, err)

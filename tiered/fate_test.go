@@ -107,7 +107,7 @@ func TestTheTwoEndsMeet(t *testing.T) {
 		v := shared(generation(1, 1))
 		const blocks, perToken = 12, time.Millisecond
 		remote := &timed{Store: filled(t, v, 7, blocks), perBlock: time.Duration(testLayout.BlockTokens) * perToken}
-		c := newCache(t, remote, func(o *tiered.Options) { o.HotBytes = 1 << 20 }) // nothing stays hot
+		c := newCache(t, remote, func(o *tiered.Options) { o.HotBytes = tiered.NoHotTier })
 		c.SetView(v)
 		ns, hashes := chainOf(v.Generation, 7, blocks+2)
 		for round := range 3 {

@@ -217,3 +217,39 @@ func TestRaceSpillQueuedBeforeASwap(t *testing.T) {
 		expect(t, b.Cache, v, 7, 2, 0, 0, tiered.MissCold)
 	}
 }
+
+// A fill that began before a purge, and a request that asks for the same blocks after it: it gets those of its own generation.
+func TestRaceFillOfTheGenerationBefore(t *testing.T) {
+	remote := memstore.New(memstore.Options{})
+	a, b := newStepped(t, remote), newStepped(t, remote)
+	old, next := shared(generation(1, 1)), shared(generation(1, 2)) // the hashes stay the same
+	ns, hashes := chainOf(old.Generation, 7, 2)
+	for _, v := range []tiered.View{old, next} {
+		a.SetView(v)
+		for i := range hashes {
+			if err := a.Put(v, ns, hashes[:i+1], func(_ block.Part, dst []byte) error { dst[0] = byte(v.Epoch); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.run()
+	}
+	b.SetView(old)
+	b.onAsk = func() { // the fill has not run yet
+		b.onAsk = nil
+		b.SetView(next)
+		s := newSequence(t, testLayout, 0, func(i, part int, kv []byte) {
+			if kv[0] != byte(next.Epoch) {
+				t.Errorf("block %d is of epoch %d, want %d", i, kv[0], next.Epoch)
+			}
+		})
+		out, err := b.Bring(t.Context(), tiered.Lookup{View: next, Namespace: ns, Chain: hashes, Mode: gate.Always}, s)
+		if err != nil || out.Remote != 2*testLayout.BlockTokens {
+			t.Errorf("%+v, %v; want both blocks", out, err)
+		}
+	}
+	s := newSequence(t, testLayout, 0, func(int, int, []byte) {})
+	out, err := b.Bring(t.Context(), tiered.Lookup{View: old, Namespace: ns, Chain: hashes, Mode: gate.Always}, s)
+	if err != nil || out.Remote != 0 || out.Miss != tiered.MissEpoch {
+		t.Errorf("the request of before: %+v, %v", out, err)
+	}
+}

@@ -35,8 +35,9 @@ const (
 	chunkBytes = 4 << 20
 )
 
-func newSlabs(f *codec.Format, n *names, keepBytes int64) *slabs {
-	s := &slabs{format: f, names: n}
+// newSlabs returns one that keeps no pages of free slabs. Its names are set before the first get.
+func newSlabs(f *codec.Format) *slabs {
+	s := &slabs{format: f}
 	l := f.Layout()
 	for i := range l.PartCount() {
 		n := (f.MaxFrameBytes(l.Part(i)) + store.Spare + 63) / 64 * 64
@@ -44,7 +45,6 @@ func newSlabs(f *codec.Format, n *names, keepBytes int64) *slabs {
 		s.bytes += n
 	}
 	s.bytes = (s.bytes + allocPage - 1) / allocPage * allocPage
-	s.keep = int(keepBytes / int64(s.bytes))
 	return s
 }
 

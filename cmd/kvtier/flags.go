@@ -1,15 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/kvtier/kvtier/tiered"
 )
 
 // byteSize is a flag such as 256MiB.
@@ -29,6 +33,51 @@ func (b *byteSize) Set(s string) error {
 }
 
 func (b *byteSize) Type() string { return "size" }
+
+// hotSize is the size of a hot tier, or none.
+type hotSize struct{ byteSize }
+
+func (h *hotSize) String() string {
+	if h.byteSize == tiered.NoHotTier {
+		return "none"
+	}
+	return h.byteSize.String()
+}
+
+func (h *hotSize) Set(s string) error {
+	if s == "none" {
+		h.byteSize = tiered.NoHotTier
+		return nil
+	}
+	return h.byteSize.Set(s)
+}
+
+// unless is b, or 0 for the default of whoever takes it if the flag was not given.
+func (b byteSize) unless(fl *pflag.FlagSet, name string) int64 {
+	if !fl.Changed(name) {
+		return 0
+	}
+	return int64(b)
+}
+
+// inFlags names the flags in errors about options of the cache.
+func inFlags(err error) error {
+	flags := map[string]string{"HotBytes": "--hot-bytes", "SpillBytes": "--spill-bytes"}
+	if all, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // each of those joined is looked at on its own
+		named := slices.Clone(all.Unwrap())
+		for i := range named {
+			named[i] = inFlags(named[i])
+		}
+		return errors.Join(named...)
+	}
+	bad, ok := errors.AsType[*tiered.BudgetError](err)
+	if !ok || flags[bad.Field] == "" {
+		return err
+	}
+	named := *bad
+	named.Field = flags[bad.Field]
+	return &named
+}
 
 // listenFlags are what the two servers have in common.
 type listenFlags struct {

@@ -107,6 +107,8 @@ func TestBadInputIsNamed(t *testing.T) {
 		"on expiry":            {[]string{"worker", "--on-expiry", "maybe"}, "strict"},
 		"open to the world":    {[]string{"worker", "--listen", ":0"}, "--insecure"},
 		"coordinator alone":    {[]string{"worker", "--coordinator", "http://127.0.0.1:1"}, "--redis"},
+		"hot tier of nothing":  {[]string{"worker", "--hot-bytes", "1KiB"}, "--hot-bytes is 1 KiB, but one block"},
+		"queue of nothing":     {[]string{"worker", "--redis", "redis://127.0.0.1:1", "--spill-bytes", "1KiB"}, "--spill-bytes is 1 KiB, but one block"},
 		"size":                 {[]string{"worker", "--hot-bytes", "lots"}, "256MiB"},
 		"engine":               {[]string{"worker", "--engine", "abacus"}, "llamacpp"},
 		"no llama-server":      {[]string{"worker", "--engine", "llamacpp", "--checkpoint", "x.gguf"}, "--llama-url"},

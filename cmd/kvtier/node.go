@@ -120,7 +120,7 @@ func startNode(ctx context.Context, o nodeOptions) (n *node, err error) {
 		FetchTimeout: o.fetchTimeout, WritePolicy: o.writePolicy, FillLease: o.fillLease, Encoding: o.encoding, Logger: o.logger,
 	})
 	if err != nil {
-		return n, usageError{err}
+		return n, usageError{inFlags(err)}
 	}
 	n.onClose(func(ctx context.Context) error {
 		if lost := n.cache.Close(ctx); lost > 0 {

@@ -29,7 +29,7 @@ const grantTimeout = 30 * time.Second
 func (f *warmupFlags) ownCrew(ctx context.Context) (_ *crew, err error) {
 	o := nodeOptions{
 		model: f.model, redis: f.redis, controlRedis: f.controlRedis, secret: []byte(f.secret), onExpiry: coordinator.Strict,
-		writePolicy: tiered.WriteThrough, hotBytes: 32 << 20, spillBytes: 32 << 20, ttl: f.ttl, fetchTimeout: time.Second, sequences: f.concurrency,
+		writePolicy: tiered.WriteThrough, ttl: f.ttl, fetchTimeout: time.Second, sequences: f.concurrency,
 		checkpoints: fileCheckpoints([]string{f.checkpoint}, llama.Options{BlockTokens: f.blockTokens}), address: "warmup",
 		logger: slog.New(slog.DiscardHandler),
 	}

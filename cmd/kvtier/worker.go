@@ -40,14 +40,15 @@ type workerFlags struct {
 	blockTokens      int
 	kvQuant          string
 	encoding         string
-	hot, spill       byteSize
+	hot              hotSize
+	spill            byteSize
 	sequenceBytes    byteSize
 	chatTemplate     string
 	drain            time.Duration
 }
 
 func newWorker() *cobra.Command {
-	f := workerFlags{hot: 256 << 20, spill: 64 << 20}
+	f := workerFlags{hot: hotSize{256 << 20}, spill: 64 << 20}
 	cmd := &cobra.Command{
 		Use:   "worker",
 		Short: "Serve completions, with K/V shared through Redis",
@@ -64,7 +65,10 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
   kvtier worker --checkpoint new.gguf --checkpoint old.gguf --model mine --redis redis://127.0.0.1:6379
   kvtier worker --engine llamacpp --llama-url http://127.0.0.1:8000 --slots-dir /dev/shm/slots --checkpoint mine.gguf --redis redis://127.0.0.1:6379`,
 		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.node.hotBytes, f.node.spillBytes = f.hot.unless(cmd.Flags(), "hot-bytes"), f.spill.unless(cmd.Flags(), "spill-bytes")
+			return f.run(cmd.Context())
+		},
 	}
 	f.listenFlags.add(cmd, "127.0.0.1:8080")
 	f.engineFlags.add(cmd)
@@ -83,8 +87,8 @@ Redis and the coordinator may come and go: requests are answered all the same.`,
 	fl.StringVar(&f.coordinatorToken, "coordinator-token", "", "bearer token of the coordinator")
 	fl.StringVar(&f.node.address, "advertise", "", "`address` under which others reach this worker, for status (default: --listen)")
 	fl.StringVar(&f.secret, "secret", "", "cluster secret that keys the prompt hashes; the same for all workers")
-	fl.Var(&f.hot, "hot-bytes", "bound of the hot tier")
-	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored")
+	fl.Var(&f.hot, "hot-bytes", "bound of the hot tier, or none; unless set, at least 8 blocks of the model")
+	fl.Var(&f.spill, "spill-bytes", "bound of what waits to be stored; unless set, at least 4 blocks of the model")
 	fl.DurationVar(&f.node.ttl, "ttl", 6*time.Hour, "how long stored entries live")
 	fl.DurationVar(&f.node.fetchTimeout, "fetch-timeout", time.Second, "how long a request may wait for remote blocks")
 	fl.StringVar(&f.gate, "gate", "auto", "blocks that only Redis has: auto (load or compute, whichever is measured to be faster, or both), always (load) or never")
@@ -107,7 +111,7 @@ func (f *workerFlags) run(ctx context.Context) (err error) {
 	}
 	log := f.logger()
 	o := f.node
-	o.logger, o.hotBytes, o.spillBytes, o.secret = log, int64(f.hot), int64(f.spill), []byte(f.secret)
+	o.logger, o.secret = log, []byte(f.secret)
 	if o.onExpiry, err = coordinator.ParseOnExpiry(f.onExpiry); err != nil {
 		return usageError{err}
 	}

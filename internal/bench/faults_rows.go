@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"github.com/kvtier/kvtier/internal/faultproxy"
+	"github.com/kvtier/kvtier/tiered"
 	"github.com/kvtier/kvtier/worker"
 )
 
 const (
 	faultHot   = 256 << 20
 	faultSpill = 64 << 20
-	// nothingHot leaves no room for a block: every reuse is through Redis.
-	nothingHot = 1
+	// nothingHot keeps no block: every reuse is through Redis.
+	nothingHot = tiered.NoHotTier
 	// faultPrefixes is how many different prefixes a row reuses.
 	faultPrefixes = 3
 	// faultAdapt is how many requests a worker gets to learn about a link before it is measured.

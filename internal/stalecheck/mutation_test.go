@@ -23,6 +23,7 @@ var scenarios = map[mutation.Name]scenario{
 	mutation.NoPollOnSubscribe: {"./coordinator", "TestReconnectionPolls"},
 	mutation.AckBeforeAct:      {"./coordinator", "TestAcknowledgedOnlyAfterOnChange"},
 	mutation.TrustStoredLength: {"./codec", "TestAForgedLengthIsRefused"},
+	mutation.FlightWithoutGen:  {"./tiered", "TestRaceFillOfTheGenerationBefore"},
 }
 
 // Every seeded bug is noticed: by the simulation, by a scenario, or by both.

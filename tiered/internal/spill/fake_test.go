@@ -97,13 +97,6 @@ var (
 
 func (f *fleet) there(p *piece) bool { return f.has[p.node(len(f.has))][p.name()] }
 
-// wait is a node that hangs: the whole time of the call passes.
-func (f *fleet) wait(ctx context.Context) {
-	if at, ok := ctx.Deadline(); ok {
-		*f.now = f.now.Add(time.Until(at))
-	}
-}
-
 func (f *fleet) Has(ctx context.Context, r spill.Run[*piece]) (n int, err error) {
 	f.calls++
 	all := r.Blocks
@@ -200,7 +193,7 @@ func (w *world) clock() time.Time { return w.now }
 // run lets d pass: turns, and the time between them. It returns early when nothing is left to do.
 func (w *world) run(d time.Duration) {
 	end := w.now.Add(d)
-	for turns := 0; turns < 100_000; turns++ {
+	for range 100_000 {
 		wait := w.storer.Turn(context.Background(), w.clock)
 		switch {
 		case wait < 0 && w.queue.Bytes() == 0:
