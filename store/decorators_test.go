@@ -121,8 +121,8 @@ func TestFaulty(t *testing.T) {
 // A node of several that fails costs its own keys, whatever the method, and delays the others by no more than the call lasts.
 func TestFaultyNode(t *testing.T) {
 	for name, fault := range map[string]storetest.Fault{
-		"refuses": {Err: storetest.NodeFault},
-		"hangs":   {Err: storetest.NodeFault, Delay: time.Hour},
+		"refuses": {Err: storetest.ErrInjectedNode},
+		"hangs":   {Err: storetest.ErrInjectedNode, Delay: time.Hour},
 		"full":    {Err: store.ErrFull},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -201,7 +201,7 @@ func TestBatchError(t *testing.T) {
 	if !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), "2 of 3 failed, the first: put x") {
 		t.Errorf("the batch's error: %v", err)
 	}
-	if store.ErrorOf(sick, 7) != sick || store.ErrorOf(nil, 7) != nil {
+	if !errors.Is(store.ErrorOf(sick, 7), sick) || store.ErrorOf(nil, 7) != nil {
 		t.Error("ErrorOf a batch that failed, or went well, as one")
 	}
 	for _, c := range []struct {

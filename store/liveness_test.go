@@ -37,7 +37,7 @@ func TestBreakerRefusesNothingHealthyForLong(t *testing.T) {
 				case 0:
 					f.Heal()
 				case 1:
-					f.Inject(storetest.Fault{Err: []error{nil, store.ErrFull, store.ErrLate, context.Canceled, storetest.NodeFault}[r.IntN(5)], Count: r.IntN(4)})
+					f.Inject(storetest.Fault{Err: []error{nil, store.ErrFull, store.ErrLate, context.Canceled, storetest.ErrInjectedNode}[r.IntN(5)], Count: r.IntN(4)})
 				case 2:
 					f.Inject(storetest.Fault{Delay: time.Duration(r.IntN(3000)) * time.Millisecond, Count: r.IntN(4)})
 				case 3: // a caller that never ends its loop

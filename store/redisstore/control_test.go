@@ -30,20 +30,20 @@ func TestBulkNeverDelaysAPoll(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	var bulk sync.WaitGroup
-	for i := range 4 {
+	for i := range 6 {
 		bulk.Go(func() {
 			for range s.Get(ctx, []string{fmt.Sprint(i)}, [][]byte{make([]byte, 1<<20+store.Spare)}) {
 			}
 		})
 	}
-	for range 2 {
+	for range 4 {
 		select {
 		case <-asked:
 		case <-ctx.Done():
 			t.Fatal("no value was asked for")
 		}
 	}
-	// Both connections that reads may take wait now, and two calls for one of them.
+	// All four connections that reads may take wait now, and two calls for one of them.
 	for range 20 {
 		if err := control.Ping(ctx).Err(); err != nil {
 			t.Fatalf("a poll beside bulk: %v", err)

@@ -18,6 +18,7 @@ import (
 // finds out whether a deadline that passed was the server's fault.
 type front struct {
 	login       login
+	life        context.Context       // the end of which ends attempts to connect; nil for none
 	plain       bool                  // no more than connections that are ready
 	circuit     *store.Circuit        // nil for none
 	unavailable error                 // what it refuses with
@@ -64,6 +65,12 @@ type inGuard struct{}
 // DialHook implements redis.Hook. The client dials in the background: whoever needed the connection and could not wait leaves it to the next.
 func (f *front) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if f.life != nil {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(f.life, cancel)()
+		}
 		c, err := next(ctx, network, addr)
 		if err == nil {
 			c, err = f.login.greet(ctx, c, f)

@@ -10,7 +10,7 @@ import (
 
 // The cluster's client closes the clients of nodes that have left: neither their state nor their lane stays.
 func TestNodesThatLeftAreForgotten(t *testing.T) {
-	n := newNodes(store.BreakerOptions{})
+	n := newNodes(t.Context(), store.BreakerOptions{})
 	client := func(addr string) *redis.Client {
 		return n.guard(redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1}), addr, login{})
 	}

@@ -26,6 +26,7 @@ type NodeState struct {
 // around the Store does the same, unless reads are hedged: then that one does not see what replicas made up for.
 type nodes struct {
 	opts    store.BreakerOptions
+	life    context.Context      // of the store
 	cluster *redis.ClusterClient // nil if the servers are none
 	mu      struct {
 		sync.Mutex
@@ -39,8 +40,8 @@ type node struct {
 	idle    bool          // owned no slots when its circuit was last probed: a failover has taken them
 }
 
-func newNodes(o store.BreakerOptions) *nodes {
-	n := &nodes{opts: o}
+func newNodes(life context.Context, o store.BreakerOptions) *nodes {
+	n := &nodes{opts: o, life: life}
 	n.mu.all = map[string]*node{}
 	return n
 }
@@ -58,7 +59,7 @@ func (n *nodes) guard(c *redis.Client, name string, l login) *redis.Client {
 		n.mu.all[name] = x
 	}
 	x.client = c
-	c.AddHook(&front{login: l, circuit: x.circuit, unavailable: fmt.Errorf("node %s: %w", name, store.ErrUnavailable)})
+	c.AddHook(&front{login: l, life: n.life, circuit: x.circuit, unavailable: fmt.Errorf("node %s: %w", name, store.ErrUnavailable)})
 	return c
 }
 

@@ -132,3 +132,53 @@ func TestADeadNodeIsForgottenWithItsSlots(t *testing.T) {
 	awaitNodes(t, s)
 	t.Logf("served after %v, well after %v", served.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }
+
+// A node that is full, or that hangs, costs the items that belong there; the others of the batch are stored, and it is told which.
+func TestANodeCostsItsOwnItemsOfABatch(t *testing.T) {
+	url := testredis.StartCluster(t, 3)
+	for _, c := range []struct {
+		name    string
+		command []any
+		want    error
+	}{
+		{"full", []any{"config", "set", "maxmemory", "1"}, store.ErrFull},
+		{"hangs", []any{"client", "pause", "60000", "all"}, store.ErrNode},
+	} {
+		s := open(t, redisstore.Options{URL: url})
+		var items []store.Item
+		for i := range 60 {
+			items = append(items, store.Item{Key: fmt.Sprintf("kvt1:d:%s:%d", c.name, i), Value: make([]byte, 100<<10)})
+		}
+		if err := put(t, s, "kvt1:d:first", nil); err != nil {
+			t.Fatal(err)
+		}
+		sick := redis.NewClient(&redis.Options{Addr: s.NodeStates()[0].Node})
+		if err := sick.Do(t.Context(), c.command...).Err(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := s.Put(ctx, items, time.Hour)
+		cancel()
+		stored, failed := 0, 0
+		for i, it := range items {
+			why := store.ErrorOf(err, i)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			n, _ := s.Lead(ctx, []string{it.Key})
+			cancel()
+			switch {
+			case why == nil && n == 1:
+				stored++
+			case errors.Is(why, c.want) && n == 0:
+				failed++
+			default:
+				t.Errorf("%s: item %d: %v, and Lead says %d", c.name, i, why, n)
+			}
+		}
+		t.Logf("%s: %d stored, %d failed", c.name, stored, failed)
+		if stored < len(items)/3 || failed == 0 {
+			t.Errorf("%s: %d of %d stored, %d failed", c.name, stored, len(items), failed)
+		}
+		_ = sick.Do(t.Context(), "config", "set", "maxmemory", "0").Err()
+		_ = sick.Close()
+	}
+}

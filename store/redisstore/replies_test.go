@@ -192,9 +192,9 @@ func (m meaning) check(t *testing.T, url string) {
 				t.Errorf("%s: %v, want no error", op, err)
 			}
 			continue
-		case err == nil || !strings.Contains(err.Error(), m.text) && m.read == m.write:
+		case err == nil || !strings.Contains(err.Error(), m.text) && errors.Is(m.read, m.write):
 			t.Errorf("%s: %v, want %s", op, err, m.text)
-		case want != errFault && !errors.Is(err, want):
+		case !errors.Is(want, errFault) && !errors.Is(err, want):
 			t.Errorf("%s: %v, want %v", op, err, want)
 		}
 		opens := m.opens && !errors.Is(want, store.ErrReadOnly)

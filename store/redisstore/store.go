@@ -42,10 +42,11 @@ func Open(o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{opts: o}
-	s.front = new(front)
+	s.warming.init()
+	s.front = &front{life: s.warming.life}
 	g := s.front.guard
 	if o.Mode == Cluster || o.Hedge > 0 {
-		s.nodes = newNodes(o.NodeBreaker)
+		s.nodes = newNodes(s.warming.life, o.NodeBreaker)
 		s.front, g = nil, s.nodes.guard
 	}
 	s.client = o.connect(g, false)
@@ -56,7 +57,6 @@ func Open(o Options) (*Store, error) {
 	if o.Hedge > 0 {
 		s.hedge = newHedger(o, g, s.lanes.cluster)
 	}
-	s.warming.init()
 	s.warm()
 	return s, nil
 }
@@ -145,6 +145,7 @@ func (s *Store) Close() error {
 	}
 	defer s.asked.close()
 	defer s.warming.close()
+	s.warming.stop()
 	err := s.client.Close()
 	if s.hedge != nil {
 		err = errors.Join(err, s.hedge.close())

@@ -30,7 +30,7 @@ func ExampleFaulty() {
 	s.Inject(storetest.Fault{Op: storetest.Put, Skip: 1, Count: 1, Err: store.ErrFull})
 	fmt.Println(put())
 	fmt.Println(put())
-	s.Inject(storetest.Fault{Keys: storetest.OnNode(1, 3), Err: storetest.NodeFault})
+	s.Inject(storetest.Fault{Keys: storetest.OnNode(1, 3), Err: storetest.ErrInjectedNode})
 	keys := []string{"a", "b", "c", "d"}
 	for i, key := range keys {
 		_, err := s.Lead(ctx, keys[i:i+1])

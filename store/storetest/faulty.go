@@ -55,7 +55,7 @@ type Fault struct {
 }
 
 // OnNode is true of the keys on node i of n, among which keys are dealt out as a cluster does, for Fault.Keys. Node faults want an Err that is
-// store.ErrNode, such as NodeFault.
+// store.ErrNode, such as ErrInjectedNode.
 func OnNode(i, n int) func(key string) bool {
 	return func(key string) bool {
 		h := fnv.New32a()
@@ -64,8 +64,8 @@ func OnNode(i, n int) func(key string) bool {
 	}
 }
 
-// NodeFault is ErrInjected as the fault of one node of several.
-var NodeFault = fmt.Errorf("%w: %w", store.ErrNode, ErrInjected)
+// ErrInjectedNode is ErrInjected as the fault of one node of several.
+var ErrInjectedNode = fmt.Errorf("%w: %w", store.ErrNode, ErrInjected)
 
 // Faulty is a store whose calls fail on command. It is safe for concurrent use.
 type Faulty struct {
