@@ -98,8 +98,8 @@ func (s *shards) Get(ctx context.Context, keys []string, bufs [][]byte) iter.Seq
 
 func (s *shards) Put(ctx context.Context, items []store.Item, ttl time.Duration) error {
 	s.count("put", 0)
-	var first error
-	for _, it := range items {
+	errs := make([]error, len(items))
+	for i, it := range items {
 		node, err := s.reach("put", it.Key)
 		if err == nil {
 			err = node.Put(ctx, []store.Item{it}, ttl)
@@ -107,11 +107,9 @@ func (s *shards) Put(ctx context.Context, items []store.Item, ttl time.Duration)
 			s.since[it.Key] = time.Now()
 			s.mu.Unlock()
 		}
-		if first == nil {
-			first = err
-		}
+		errs[i] = err
 	}
-	return first
+	return store.Batch(errs)
 }
 
 func (s *shards) Delete(ctx context.Context, keys []string) (n int, err error) {

@@ -284,6 +284,7 @@ func (r remoteTier) Has(ctx context.Context, run spill.Run[*entry]) (int, error)
 func (r remoteTier) Write(ctx context.Context, blocks []*entry) []error {
 	items := r.link.items(r.format, r.opts.Encoding, blocks)
 	items = r.relabelled(items, blocks)
+	parts := len(items) / len(blocks)
 	errs := make([]error, len(blocks))
 	if err := r.ask(); err != nil { // the lease may have ended since the remote tier was asked
 		for i := range errs {
@@ -291,34 +292,15 @@ func (r remoteTier) Write(ctx context.Context, blocks []*entry) []error {
 		}
 		return errs
 	}
-	start, failed := time.Now(), false
-	for i, err := range r.put(ctx, items, blocks) {
-		if err != nil {
-			errs[i], failed = blameless(err), true
-		}
-	}
-	if !failed {
-		r.link.measured(items, time.Since(start))
-	}
-	return errs
-}
-
-// put stores items, of which each of blocks has as many, and returns what became of each block. One whose block before it was refused is taken for
-// refused too: stored or not, it comes again behind that one.
-func (r remoteTier) put(ctx context.Context, items []store.Item, blocks []*entry) []error {
+	start := time.Now()
 	err := r.remote.Put(ctx, items, r.opts.TTL)
 	if err == nil {
+		r.link.measured(items, time.Since(start))
 		return nil
 	}
-	errs, parts := make([]error, len(blocks)), len(items)/len(blocks)
-	refused := map[block.Hash]error{}
-	for i, e := range blocks {
-		errs[i] = refused[e.parent]
-		for p := 0; p < parts && errs[i] == nil; p++ {
-			errs[i] = store.ErrorOf(err, i*parts+p)
-		}
-		if errs[i] != nil {
-			refused[e.hash] = errs[i]
+	for i := range items {
+		if err := store.ErrorOf(err, i); err != nil && errs[i/parts] == nil {
+			errs[i/parts] = blameless(err)
 		}
 	}
 	return errs

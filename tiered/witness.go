@@ -171,11 +171,11 @@ func (c *Cache) placeCanaries(ctx context.Context, g *Generation) {
 		hashes[i] = w.canary()
 		items[i] = store.Item{Key: block.Key(g.Identity.Variant(), g.Epoch, hashes[i], 0), Value: []byte("canary")}
 	}
-	if err := c.remote.Put(ctx, items, canaryTTL); err != nil {
-		return // what was stored last stays the witness: a tier that takes nothing hardly evicts
-	}
-	for _, h := range hashes {
-		w.add(g, h, 1, now)
+	err := c.remote.Put(ctx, items, canaryTTL)
+	for i, h := range hashes { // if there are none, what was stored last stays the witness: a tier that takes nothing hardly evicts
+		if store.ErrorOf(err, i) == nil {
+			w.add(g, h, 1, now)
+		}
 	}
 }
 
