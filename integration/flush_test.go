@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -104,9 +105,7 @@ func each(t *testing.T, c *redis.ClusterClient) map[string]int {
 	close(found)
 	all := map[string]int{}
 	for one := range found {
-		for addr, n := range one {
-			all[addr] = n
-		}
+		maps.Copy(all, one)
 	}
 	return all
 }

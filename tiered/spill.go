@@ -99,22 +99,13 @@ func (c *Cache) offerNew(e *entry) {
 // reused takes note that a request has found run in the hot tier, blocks that follow each other. It hands over what an outage, a full queue or
 // the policy kept from being stored, and what the remote tier is supposed to have lost, at a bounded rate.
 func (c *Cache) reused(run []*entry) {
-	known := c.sharedNow()
+	known, offering := c.sharedNow(), c.opts.WritePolicy != WriteOnEvict
 	for _, e := range run {
-		if !e.used.Load() {
+		if !e.used.Load() { // a write would take the line from the other readers
 			e.used.Store(true)
 		}
-	}
-	if c.opts.WritePolicy == WriteOnEvict {
-		return
-	}
-	for _, e := range run {
-		s := e.share.Load()
-		if s == known || s == queued {
-			continue
-		}
-		if s != unshared && !c.spill.again.allow(c.now(), e.cost()) || !c.offer(e) {
-			return
+		if s := e.share.Load(); offering && s != known && s != queued {
+			offering = (s == unshared || c.spill.again.allow(c.now(), e.cost())) && c.offer(e)
 		}
 	}
 }

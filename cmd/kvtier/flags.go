@@ -63,7 +63,7 @@ func (b byteSize) unless(fl *pflag.FlagSet, name string) int64 {
 // inFlags names the flags in errors about options of the cache.
 func inFlags(err error) error {
 	flags := map[string]string{"HotBytes": "--hot-bytes", "SpillBytes": "--spill-bytes"}
-	if all, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // each of those joined is looked at on its own
+	if all, ok := err.(interface{ Unwrap() []error }); ok { // each of those joined is looked at on its own
 		named := slices.Clone(all.Unwrap())
 		for i := range named {
 			named[i] = inFlags(named[i])
