@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // BatchError is the error of a batch whose items have outcomes of their own. errors.Is and errors.As find the errors of all items.
@@ -61,12 +62,7 @@ var answers = []error{ErrNotFound, ErrNotValue, ErrTooLarge, ErrInvalid, ErrFull
 // counts faults only. A deadline that passed while the store was silent is a fault; a caller that went away is not.
 func IsFault(err error) bool {
 	if b, ok := errors.AsType[*BatchError](err); ok {
-		for _, err := range b.Errs {
-			if IsFault(err) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(b.Errs, IsFault)
 	}
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
