@@ -45,7 +45,7 @@ func (d DType) String() string {
 type Order uint8
 
 // OrderLKTHD is [layer][K, V][token][KV head][head dim], little-endian, without padding: the only
-// order so far. Every layer's bytes are contiguous, so that a part of a block is a slice of it.
+// order so far.
 const OrderLKTHD Order = 1
 
 func (o Order) String() string {
@@ -127,11 +127,8 @@ const (
 	MaxBlockTokens = 4096
 	MaxNumerics    = 128 // bytes
 
-	// TargetPartBytes is the size aimed at for a stored value: between 256 KiB and 4 MiB throughput is flat, and
-	// servers with jemalloc 5.3.0 lose half of theirs from 7 MiB on (docs/decisions/002-parts.md).
-	TargetPartBytes = 2 << 20
-	// MaxPartBytes is the largest part a layout may have.
-	MaxPartBytes = 4 << 20
+	// MaxLayerBytes is what one layer of a block may have without quantisation.
+	MaxLayerBytes = 4 << 20
 )
 
 // Validate reports every field that is out of range, joined into one error.
@@ -158,9 +155,9 @@ func (l Layout) Validate() error {
 	if l.Quant > QuantInt8 {
 		errs = append(errs, fmt.Errorf("block: layout: unknown %v", l.Quant))
 	}
-	if len(errs) == 0 && l.exactLayerBytes() > MaxPartBytes {
-		errs = append(errs, fmt.Errorf("block: layout: one layer of a block is %d bytes, at most %d fit a part: lower BlockTokens (%d)",
-			l.exactLayerBytes(), MaxPartBytes, l.BlockTokens))
+	if len(errs) == 0 && l.exactLayerBytes() > MaxLayerBytes {
+		errs = append(errs, fmt.Errorf("block: layout: one layer of a block is %d bytes, at most %d are allowed: lower BlockTokens (%d)",
+			l.exactLayerBytes(), MaxLayerBytes, l.BlockTokens))
 	}
 	return errors.Join(errs...)
 }
@@ -175,9 +172,10 @@ func (l Layout) Exact() Layout {
 func (l Layout) TokenBytes() int { return (l.BlockBytes() + l.BlockTokens - 1) / l.BlockTokens }
 
 // BlockBytes is the payload of a whole block, in bytes.
-func (l Layout) BlockBytes() int { return l.Layers * l.layerBytes() }
+func (l Layout) BlockBytes() int { return l.Layers * l.LayerBytes() }
 
-func (l Layout) layerBytes() int {
+// LayerBytes is what one layer of a block has, in bytes.
+func (l Layout) LayerBytes() int {
 	if l.Quant == QuantInt8 {
 		return 2*l.BlockTokens*l.KVHeads*l.HeadDim + l.KVHeads*l.HeadDim + l.BlockTokens*l.KVHeads
 	}
@@ -185,38 +183,18 @@ func (l Layout) layerBytes() int {
 }
 
 func (l Layout) exactLayerBytes() int {
-	return 2 * l.BlockTokens * l.KVHeads * l.HeadDim * l.DType.Size()
+	return 2 * l.BlockTokens * l.RowBytes()
 }
 
-// Part is a contiguous group of a block's layers: the unit that is stored under one key.
-type Part struct {
-	Index      int // 0-based position among Layout.Parts
-	FirstLayer int
-	Layers     int
-}
-
-// PartCount is the number of parts of a block: as many as bring a part to TargetPartBytes or less,
-// at most one per layer. Quantisation makes parts smaller, not fewer: the same layers travel together in both forms.
-func (l Layout) PartCount() int {
-	perPart := max(1, TargetPartBytes/l.exactLayerBytes())
-	return (l.Layers + perPart - 1) / perPart
-}
-
-// Part returns the i-th part. Layers are spread evenly, so that parts differ by at most one layer.
-func (l Layout) Part(i int) Part {
-	n := l.PartCount()
-	first := i * l.Layers / n
-	return Part{Index: i, FirstLayer: first, Layers: (i+1)*l.Layers/n - first}
-}
-
-// PartBytes is the payload of p, in bytes.
-func (l Layout) PartBytes(p Part) int { return p.Layers * l.layerBytes() }
+// RowBytes is the K, or the V, of one token in one layer without quantisation, in bytes. A block of such rows is [layer][K, V][token].
+func (l Layout) RowBytes() int { return l.KVHeads * l.HeadDim * l.DType.Size() }
 
 // Digest is SHA-256 over the canonical encoding of every field: fixed-width little-endian numbers in the order of
 // declaration, then the length-prefixed numerics tag, behind a domain prefix that carries the wire major version; and Quant.Layout of that.
+// So releases whose parts or frames differ store under different names (docs/decisions/016-size-classes.md).
 func (l Layout) Digest() Digest {
 	b := make([]byte, 0, 256)
-	b = append(b, "kvtier/layout/1\x00"...)
+	b = append(b, "kvtier/layout/2\x00"...)
 	b = append(b, byte(l.DType), byte(l.Order))
 	for _, v := range []int{l.Layers, l.KVHeads, l.HeadDim, l.BlockTokens, l.TPRank, l.TPSize} {
 		b = binary.LittleEndian.AppendUint32(b, uint32(v))

@@ -97,7 +97,7 @@ func TestGoldenFrame(t *testing.T) {
 	l := smallLayout()
 	f := newFormat(t, l)
 	got := []byte(hex.Dump(sealed(t, f, headerFor(l))))
-	path := filepath.Join("testdata", "frame-v1.hex")
+	path := filepath.Join("testdata", "frame-v2.hex")
 	if *update {
 		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
@@ -186,6 +186,25 @@ func TestAForgedLengthIsRefused(t *testing.T) {
 		if _, err := f.Open(bad, h); !errors.Is(err, codec.ErrCorrupt) {
 			t.Errorf("Open of %d bytes that claim to be the payload: %v, want ErrCorrupt", n, err)
 		}
+	}
+}
+
+// A part says where in its block it belongs: at another place it would be other layers' K/V, or other tokens'.
+func TestAPartIsBoundToItsPlace(t *testing.T) {
+	l := layout8B()
+	f := newFormat(t, l)
+	h := headerFor(l)
+	h.Part = 1
+	frame := sealed(t, f, h)
+	le := binary.LittleEndian
+	if at := le.Uint32(frame[192:]); int(at) != l.Part(1).Offset || at == 0 {
+		t.Fatalf("the header says offset %d, want %d", at, l.Part(1).Offset)
+	}
+	le.PutUint32(frame[192:], uint32(l.Part(1).Offset-l.RowBytes()))
+	codec.Reseal(frame, len(frame)-l.Part(1).Bytes)
+	_, err := f.Open(frame, h)
+	if e, ok := errors.AsType[*codec.Error](err); !errors.Is(err, codec.ErrCorrupt) || !ok || e.Field != codec.FieldOffset {
+		t.Errorf("another offset: %v, want ErrCorrupt for it", err)
 	}
 }
 

@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/zeebo/xxh3"
-
-	"github.com/kvtier/kvtier/block"
 )
 
 // Encode appends to dst a frame that says the same as frame, with its payload encoded as e. It reports false, and what it returns is of no
@@ -18,12 +16,12 @@ func (f *Format) Encode(dst, frame []byte, e Encoding, s *Scratch) ([]byte, bool
 		return dst, false
 	}
 	h := parse(frame)
-	if h.Identity.Layout != f.digest || h.Part >= f.layout.PartCount() || len(frame)-off != f.layout.PartBytes(f.layout.Part(h.Part)) {
+	if h.Identity.Layout != f.digest || h.Part >= len(f.parts) || len(frame)-off != f.parts[h.Part].Bytes {
 		return dst, false
 	}
-	start, whole := len(dst), f.FrameBytes(f.layout.Part(h.Part))
+	start, whole := len(dst), f.FrameBytes(f.parts[h.Part])
 	dst = append(dst, make([]byte, f.payloadOffset)...)
-	dst, ok := s.encodePlanes(dst, frame[off:], f.planeBytes(), start+whole-1)
+	dst, ok := s.encodePlanes(dst, frame[off:], f.planesOf(h.Part), start+whole-1)
 	if !ok {
 		return dst, false
 	}
@@ -37,9 +35,10 @@ func (f *Format) Encodes(e Encoding) bool {
 	return e == f.native || e == Planes && f.native == Raw && f.layout.DType.Size() == 2
 }
 
-// planeBytes is the length of the keys, or of the values, of one layer.
-func (f *Format) planeBytes() int {
-	return f.layout.PartBytes(block.Part{Layers: 1}) / 2
+// planesOf says where keys and values end in a part.
+func (f *Format) planesOf(part int) planes {
+	n := f.layout.LayerBytes() / 2
+	return planes{bytes: n, first: n - f.parts[part].Offset%n}
 }
 
 // OpenAny is Open for frames of any encoding, and turns what it accepts into the very frame that Seal makes of the same payload, in place: what
@@ -53,7 +52,7 @@ func (f *Format) OpenAny(buf []byte, n int, want Header, s *Scratch) (frame, pay
 	if err != nil {
 		return nil, nil, err
 	}
-	part := f.layout.Part(want.Part)
+	part := f.parts[want.Part]
 	if len(buf) < f.FrameBytes(part) {
 		return nil, nil, fmt.Errorf("codec: open: buffer of %d bytes for a frame of %d", len(buf), f.FrameBytes(part))
 	}
@@ -63,7 +62,7 @@ func (f *Format) OpenAny(buf []byte, n int, want Header, s *Scratch) (frame, pay
 	if Encoding(buf[offEncoding]) == f.native {
 		copy(payload, stored)
 	} else {
-		if s.coded = append(s.coded[:0], stored...); s.decodePlanes(payload, s.coded, f.planeBytes()) != nil {
+		if s.coded = append(s.coded[:0], stored...); s.decodePlanes(payload, s.coded, f.planesOf(want.Part)) != nil {
 			return nil, nil, corrupt(FieldPayload, uint64(len(stored)), uint64(len(payload)))
 		}
 		sum = xxh3.Hash(payload)

@@ -41,6 +41,7 @@ const (
 	FieldHeaderSum     Field = "header checksum"
 	FieldParts         Field = "parts"
 	FieldTokens        Field = "tokens"
+	FieldOffset        Field = "offset in the block"
 	FieldPayloadLength Field = "payload length"
 	FieldDecodedLength Field = "decoded length"
 	FieldPayloadSum    Field = "payload checksum"

@@ -14,6 +14,7 @@ import (
 type Format struct {
 	layout        block.Layout
 	digest        block.Digest
+	parts         []block.Part
 	meta          []byte
 	payloadOffset int
 	native        Encoding // of what Seal makes: Raw, or Int8 where the layout says so
@@ -28,7 +29,7 @@ func NewFormat(layout block.Layout) (*Format, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Format{layout: layout, digest: layout.Digest(), meta: meta, payloadOffset: alignedOffset(len(meta))}
+	f := &Format{layout: layout, digest: layout.Digest(), parts: layout.Parts(), meta: meta, payloadOffset: alignedOffset(len(meta))}
 	if layout.Quant == block.QuantInt8 {
 		f.native = Int8
 	}
@@ -38,8 +39,11 @@ func NewFormat(layout block.Layout) (*Format, error) {
 // Layout returns the layout the format was made for.
 func (f *Format) Layout() block.Layout { return f.layout }
 
+// Parts returns the parts of a block, which the caller must not change.
+func (f *Format) Parts() []block.Part { return f.parts }
+
 // FrameBytes is the length of a frame of part p.
-func (f *Format) FrameBytes(p block.Part) int { return f.payloadOffset + f.layout.PartBytes(p) }
+func (f *Format) FrameBytes(p block.Part) int { return f.payloadOffset + p.Bytes }
 
 // metaSlack lets a reader's buffer hold values whose writer described the layout at greater length.
 const metaSlack = 256
@@ -59,10 +63,10 @@ func (f *Format) Payload(frame []byte) []byte {
 // Seal completes a frame whose payload is in place: header, metadata, checksums. The frame's length must be FrameBytes of part h.Part.
 // After Seal the frame must not change any more.
 func (f *Format) Seal(frame []byte, h Header) error {
-	if h.Part < 0 || h.Part >= f.layout.PartCount() {
-		return fmt.Errorf("codec: seal: part %d, layout has %d", h.Part, f.layout.PartCount())
+	if h.Part < 0 || h.Part >= len(f.parts) {
+		return fmt.Errorf("codec: seal: part %d, layout has %d", h.Part, len(f.parts))
 	}
-	if want := f.FrameBytes(f.layout.Part(h.Part)); len(frame) != want {
+	if want := f.FrameBytes(f.parts[h.Part]); len(frame) != want {
 		return fmt.Errorf("codec: seal: frame has %d bytes, want %d", len(frame), want)
 	}
 	if h.Identity.Layout != f.digest || h.Identity.Weights.IsZero() {
@@ -114,22 +118,24 @@ func (f *Format) check(frame []byte, want Header) (int, error) {
 		return 0, foreign(FieldPart)
 	}
 	le := binary.LittleEndian
-	if n := int(le.Uint16(frame[offParts:])); n != f.layout.PartCount() {
-		return 0, corrupt(FieldParts, uint64(n), uint64(f.layout.PartCount()))
+	if n := int(le.Uint16(frame[offParts:])); n != len(f.parts) {
+		return 0, corrupt(FieldParts, uint64(n), uint64(len(f.parts)))
 	}
 	if n := le.Uint32(frame[offTokens:]); n != uint32(f.layout.BlockTokens) {
 		return 0, corrupt(FieldTokens, uint64(n), uint64(f.layout.BlockTokens))
 	}
-	payload := frame[off:]
-	if want.Part < 0 || want.Part >= f.layout.PartCount() {
-		return 0, corrupt(FieldPart, uint64(want.Part), uint64(f.layout.PartCount()))
+	if want.Part < 0 || want.Part >= len(f.parts) {
+		return 0, corrupt(FieldPart, uint64(want.Part), uint64(len(f.parts)))
 	}
-	n, exact := uint64(f.layout.PartBytes(f.layout.Part(want.Part))), uint64(f.layout.Exact().PartBytes(f.layout.Part(want.Part)))
-	if Encoding(frame[offEncoding]) == f.native && uint64(len(payload)) != n && !mutation.Is(mutation.TrustStoredLength) {
-		return 0, corrupt(FieldPayloadLength, uint64(len(payload)), n)
+	part, payload := f.parts[want.Part], frame[off:]
+	if at := le.Uint32(frame[offOffset:]); at != uint32(part.Offset) {
+		return 0, corrupt(FieldOffset, uint64(at), uint64(part.Offset))
 	}
-	if d := le.Uint64(frame[offDecoded:]); d != exact && !mutation.Is(mutation.TrustStoredLength) {
-		return 0, corrupt(FieldDecodedLength, d, exact)
+	if Encoding(frame[offEncoding]) == f.native && len(payload) != part.Bytes && !mutation.Is(mutation.TrustStoredLength) {
+		return 0, corrupt(FieldPayloadLength, uint64(len(payload)), uint64(part.Bytes))
+	}
+	if d := le.Uint64(frame[offDecoded:]); d != uint64(part.Bytes) && !mutation.Is(mutation.TrustStoredLength) {
+		return 0, corrupt(FieldDecodedLength, d, uint64(part.Bytes))
 	}
 	if !f.Encodes(Encoding(frame[offEncoding])) {
 		return 0, version(FieldEncoding, uint64(frame[offEncoding]), 0)

@@ -11,7 +11,7 @@ import (
 
 // Wire constants.
 const (
-	Major = 1
+	Major = 2
 	Minor = 0
 
 	// HeaderBytes is the fixed part in front of the metadata.
@@ -41,6 +41,7 @@ const (
 	offEncoding = 176
 	offAct      = 177
 	offSum      = 184
+	offOffset   = 192
 	offCRC      = 196
 )
 
@@ -108,20 +109,20 @@ func (h *Header) put(frame []byte, f *Format, e Encoding, sum uint64) {
 	frame[offMajor], frame[offMinor] = Major, Minor
 	le.PutUint32(frame[offPayload:], uint32(f.payloadOffset))
 	le.PutUint32(frame[offMetaLen:], uint32(len(f.meta)))
-	n := uint64(len(frame) - f.payloadOffset)
-	le.PutUint64(frame[offStored:], n)
-	le.PutUint64(frame[offDecoded:], uint64(f.layout.Exact().PartBytes(f.layout.Part(h.Part))))
+	le.PutUint64(frame[offStored:], uint64(len(frame)-f.payloadOffset))
+	le.PutUint64(frame[offDecoded:], uint64(f.parts[h.Part].Bytes))
 	copy(frame[offWeights:], h.Identity.Weights[:])
 	copy(frame[offLayout:], h.Identity.Layout[:])
 	copy(frame[offNS:], h.Namespace[:])
 	copy(frame[offHash:], h.Hash[:])
 	le.PutUint64(frame[offEpoch:], uint64(h.Epoch))
 	le.PutUint16(frame[offPart:], uint16(h.Part))
-	le.PutUint16(frame[offParts:], uint16(f.layout.PartCount()))
+	le.PutUint16(frame[offParts:], uint16(len(f.parts)))
 	le.PutUint32(frame[offTokens:], uint32(f.layout.BlockTokens))
 	frame[offEncoding] = byte(e)
 	copy(frame[offAct:], h.Act[:])
 	le.PutUint64(frame[offSum:], sum)
+	le.PutUint32(frame[offOffset:], uint32(f.parts[h.Part].Offset))
 	le.PutUint32(frame[offCRC:], headerCRC(frame[:f.payloadOffset]))
 }
 
@@ -174,7 +175,7 @@ func envelope(frame []byte) (payloadOffset int, err error) {
 	if rest := uint64(len(frame)) - uint64(off); stored != rest {
 		return 0, corrupt(FieldPayloadLength, rest, stored)
 	}
-	if e == Raw && decoded != stored || decoded < stored || decoded > math.MaxInt32 {
+	if e != Planes && decoded != stored || decoded < stored || decoded > math.MaxInt32 {
 		return 0, corrupt(FieldDecodedLength, decoded, stored)
 	}
 	return int(off), nil

@@ -91,7 +91,7 @@ func powerOfTwo(x int) float32 {
 	return math.Float32frombits(uint32(x+127) << 23)
 }
 
-// Quantiser turns parts of a block from the form an engine computes in into that of block.QuantInt8, and back. It holds memory that it uses
+// Quantiser turns layers of a block from the form an engine computes in into that of block.QuantInt8, and back. It holds memory that it uses
 // again, and is for one goroutine.
 type Quantiser struct {
 	layout  block.Layout
@@ -103,7 +103,7 @@ type Quantiser struct {
 	clamped []byte    // a row
 }
 
-// NewQuantiser returns a quantiser for parts of l, which must be valid and have block.QuantInt8.
+// NewQuantiser returns a quantiser for blocks of l, which must be valid and have block.QuantInt8.
 func NewQuantiser(l block.Layout) (*Quantiser, error) {
 	if err := l.Validate(); err != nil {
 		return nil, err
@@ -117,26 +117,29 @@ func NewQuantiser(l block.Layout) (*Quantiser, error) {
 		most: make([]byte, row), factors: make([]float32, width), clamped: make([]byte, row)}, nil
 }
 
-// check refuses lengths that are not those of p in both forms.
-func (q *Quantiser) check(p block.Part, exact, quantised []byte) error {
-	if n, m := q.layout.Exact().PartBytes(p), q.layout.PartBytes(p); len(exact) != n || len(quantised) != m {
-		return fmt.Errorf("codec: part of %d layers: %d bytes and %d quantised, want %d and %d", p.Layers, len(exact), len(quantised), n, m)
+// layers is how many whole layers there are, in both forms; other lengths are refused.
+func (q *Quantiser) layers(exact, quantised []byte) (int, error) {
+	a, b := q.layout.Exact().LayerBytes(), q.layout.LayerBytes()
+	if n := len(exact) / a; len(exact) == n*a && len(quantised) == n*b {
+		return n, nil
 	}
-	return nil
+	return 0, fmt.Errorf("codec: %d bytes and %d quantised, want as many times %d and %d", len(exact), len(quantised), a, b)
 }
 
-// Quantise writes part p, as its engine exports it, to dst in the form that is cached. Equal inputs give equal bytes, on any machine.
-func (q *Quantiser) Quantise(dst, src []byte, p block.Part) error {
-	if err := q.check(p, src, dst); err != nil {
+// Quantise writes whole layers of a block, as its engine exports them, to dst in the form that is cached. Equal inputs give equal bytes, on
+// any machine.
+func (q *Quantiser) Quantise(dst, src []byte) error {
+	layers, err := q.layers(src, dst)
+	if err != nil {
 		return err
 	}
 	n := q.layout.BlockTokens * q.row // bytes of K, or of V, of a layer
-	for range p.Layers {
+	for range layers {
 		k, v := src[:n], src[n:2*n]
 		keys, channels, values, heads := q.split(dst)
 		q.quantiseKeys(keys, channels, k)
 		q.quantiseValues(values, heads, v)
-		src, dst = src[2*n:], dst[q.layout.PartBytes(block.Part{Layers: 1}):]
+		src, dst = src[2*n:], dst[q.layout.LayerBytes():]
 	}
 	return nil
 }
@@ -195,12 +198,13 @@ func fill(p []float32, x float32) {
 
 // Dequantise is the way back, into the form that engines import. Any bytes mean something: a group whose exponent the element type does not
 // reach, which Quantise never writes, is NaNs.
-func (q *Quantiser) Dequantise(dst, src []byte, p block.Part) error {
-	if err := q.check(p, dst, src); err != nil {
+func (q *Quantiser) Dequantise(dst, src []byte) error {
+	layers, err := q.layers(dst, src)
+	if err != nil {
 		return err
 	}
 	l, n := q.layout, q.layout.BlockTokens*q.row
-	for range p.Layers {
+	for range layers {
 		k, v := dst[:n], dst[n:2*n]
 		keys, channels, values, heads := q.split(src)
 		for c, x := range channels {
@@ -215,12 +219,12 @@ func (q *Quantiser) Dequantise(dst, src []byte, p block.Part) error {
 			}
 			q.element.restore(v[t*q.row:][:q.row], values[t*q.width:][:q.width], q.factors)
 		}
-		dst, src = dst[2*n:], src[l.PartBytes(block.Part{Layers: 1}):]
+		dst, src = dst[2*n:], src[l.LayerBytes():]
 	}
 	return nil
 }
 
-// split cuts the first layer off a quantised part.
+// split cuts the first layer off quantised ones.
 func (q *Quantiser) split(layer []byte) (keys, channels, values, heads []byte) {
 	n, h := q.layout.BlockTokens*q.width, q.layout.BlockTokens*q.layout.KVHeads
 	keys, layer = layer[:n], layer[n:]

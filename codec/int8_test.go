@@ -86,8 +86,6 @@ func slowly(l block.Layout, src []byte) []float64 {
 	return out
 }
 
-func wholePart(l block.Layout) block.Part { return block.Part{Layers: l.Layers} }
-
 func TestInt8IsWhatTheFormSays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := rapid.SampledFrom(dtypes).Draw(t, "dtype")
@@ -114,7 +112,7 @@ func TestInt8IsWhatTheFormSays(t *testing.T) {
 			t.Fatal(err)
 		}
 		cached, restored := make([]byte, l.BlockBytes()), make([]byte, len(src))
-		if err := errors.Join(q.Quantise(cached, src, wholePart(l)), q.Dequantise(restored, cached, wholePart(l))); err != nil {
+		if err := errors.Join(q.Quantise(cached, src), q.Dequantise(restored, cached)); err != nil {
 			t.Fatal(err)
 		}
 		for i, want := range slowly(l, src) {
@@ -125,7 +123,7 @@ func TestInt8IsWhatTheFormSays(t *testing.T) {
 
 		// Once more gives the same bytes: errors do not add up.
 		again := make([]byte, len(cached))
-		if err := q.Quantise(again, restored, wholePart(l)); err != nil {
+		if err := q.Quantise(again, restored); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(again, cached) {
@@ -184,15 +182,15 @@ func TestInt8RefusesMisuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	exact, cached := make([]byte, l.Exact().BlockBytes()), make([]byte, l.BlockBytes())
-	if q.Quantise(cached[1:], exact, wholePart(l)) == nil || q.Dequantise(exact, cached[1:], wholePart(l)) == nil {
+	if q.Quantise(cached[1:], exact) == nil || q.Dequantise(exact, cached[1:]) == nil {
 		t.Error("wrong lengths are taken")
 	}
-	if err := q.Quantise(cached, exact, wholePart(l)); err != nil {
+	if err := q.Quantise(cached, exact); err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []byte{0, 127 - 16, 127 + 10, 254, 255} {
 		cached[4*8] = bad // the first channel's exponent
-		if err := q.Dequantise(exact, cached, wholePart(l)); err != nil || !math.IsNaN(toFloat(block.F16, exact, 0)) || toFloat(block.F16, exact, 1) != 0 {
+		if err := q.Dequantise(exact, cached); err != nil || !math.IsNaN(toFloat(block.F16, exact, 0)) || toFloat(block.F16, exact, 1) != 0 {
 			t.Errorf("exponent byte %d: %v, %v and %v; want NaN and 0", bad, err, toFloat(block.F16, exact, 0), toFloat(block.F16, exact, 1))
 		}
 	}
@@ -210,11 +208,11 @@ func FuzzInt8(f *testing.F) {
 				t.Fatal(err)
 			}
 			again := make([]byte, len(cached))
-			if err := errors.Join(q.Dequantise(exact, cached, wholePart(l)), q.Quantise(again, exact, wholePart(l))); err != nil {
+			if err := errors.Join(q.Dequantise(exact, cached), q.Quantise(again, exact)); err != nil {
 				t.Fatal(err)
 			}
 			restored := make([]byte, len(exact))
-			if err := errors.Join(q.Dequantise(restored, again, wholePart(l)), q.Quantise(cached, restored, wholePart(l))); err != nil || !bytes.Equal(cached, again) {
+			if err := errors.Join(q.Dequantise(restored, again), q.Quantise(cached, restored)); err != nil || !bytes.Equal(cached, again) {
 				t.Fatalf("%v: what was made from any bytes does not come back: %v", d, err)
 			}
 		}
@@ -225,8 +223,7 @@ func BenchmarkInt8(b *testing.B) {
 	for _, d := range dtypes {
 		l := layout8B()
 		l.DType, l.Quant = d, block.QuantInt8
-		p := l.Part(0)
-		src, cached := make([]byte, l.Exact().PartBytes(p)), make([]byte, l.PartBytes(p))
+		src, cached := make([]byte, l.Exact().BlockBytes()), make([]byte, l.BlockBytes())
 		rng := rand.New(rand.NewPCG(1, 1))
 		for i := range len(src) / d.Size() {
 			putFloat(d, src, i, rng.NormFloat64())
@@ -235,14 +232,14 @@ func BenchmarkInt8(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := q.Quantise(cached, src, p); err != nil {
+		if err := q.Quantise(cached, src); err != nil {
 			b.Fatal(err)
 		}
 		b.Run(fmt.Sprintf("quantise/%v", d), func(b *testing.B) {
 			b.SetBytes(int64(len(src)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := q.Quantise(cached, src, p); err != nil {
+				if err := q.Quantise(cached, src); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -251,7 +248,7 @@ func BenchmarkInt8(b *testing.B) {
 			b.SetBytes(int64(len(src)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := q.Dequantise(src, cached, p); err != nil {
+				if err := q.Dequantise(src, cached); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -18,6 +18,16 @@ import (
 //	…  lower bytes, as many as the run has elements
 const planeRun = huff0.BlockSizeMax
 
+// planes are the keys, or the values, of one layer each, in a payload that may begin and end within one.
+type planes struct{ bytes, first int }
+
+// next cuts off what is left of the first of them.
+func (p *planes) next(payload []byte) (plane, rest []byte) {
+	n := min(p.first, len(payload))
+	p.first = p.bytes
+	return payload[:n], payload[n:]
+}
+
 // Scratch is memory that encoding and decoding use again. The zero value is ready. It is for one goroutine.
 type Scratch struct {
 	enc, dec *huff0.Scratch
@@ -33,14 +43,14 @@ func (s *Scratch) uppers(n int) []byte {
 	return s.upper[:n:n] // the decoder takes the capacity for the length
 }
 
-// encodePlanes appends payload, whose halves of each layer have plane bytes, to dst. It gives up as soon as dst would be longer than limit.
-func (s *Scratch) encodePlanes(dst, payload []byte, plane, limit int) ([]byte, bool) {
+// encodePlanes appends payload, which has the given planes, to dst. It gives up as soon as dst would be longer than limit.
+func (s *Scratch) encodePlanes(dst, payload []byte, p planes, limit int) ([]byte, bool) {
 	if s.enc == nil {
 		s.enc = &huff0.Scratch{Reuse: huff0.ReusePolicyNone} // a table per run: deterministic, and runs decode on their own
 	}
 	for len(payload) > 0 {
-		rest := payload[:plane]
-		payload = payload[plane:]
+		var rest []byte
+		rest, payload = p.next(payload)
 		for len(rest) > 0 {
 			n := min(len(rest)/2, planeRun)
 			at := len(dst)
@@ -82,10 +92,10 @@ func (s *Scratch) lowers(n int) []byte {
 var errPlanes = errors.New("malformed planes")
 
 // decodePlanes is the inverse: it fills dst exactly from src, whatever src is, or fails.
-func (s *Scratch) decodePlanes(dst, src []byte, plane int) error {
+func (s *Scratch) decodePlanes(dst, src []byte, p planes) error {
 	for len(dst) > 0 {
-		rest := dst[:plane]
-		dst = dst[plane:]
+		var rest []byte
+		rest, dst = p.next(dst)
 		for len(rest) > 0 {
 			n := min(len(rest)/2, planeRun)
 			if len(src) < 4 {

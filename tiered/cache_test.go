@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testLayout has two parts per block, so that a block can be there in part.
-var testLayout = block.Layout{DType: block.F16, Order: block.OrderLKTHD, Layers: 2, KVHeads: 8, HeadDim: 2048, BlockTokens: 32,
+var testLayout = block.Layout{DType: block.F16, Order: block.OrderLKTHD, Layers: 2, KVHeads: 8, HeadDim: 2032, BlockTokens: 32,
 	TPSize: 1, RopeBase: 1, RopeScale: 1, Numerics: "test/1"}
 
 func generation(weights byte, epoch block.Epoch) tiered.Generation {
@@ -442,7 +442,7 @@ func TestAccessIsALease(t *testing.T) {
 }
 
 func TestHotTierIsBoundedInBytes(t *testing.T) {
-	const limit = 40 << 20 // a block has about 4 MiB
+	const limit = 39 << 20 // a block has about 4 MiB
 	c := newCache(t, nil, func(o *tiered.Options) { o.HotBytes = limit })
 	v := shared(generation(1, 1))
 	c.SetView(v)
@@ -488,7 +488,7 @@ func TestFullSpillQueueDropsTheDeepest(t *testing.T) {
 	mem := memstore.New(memstore.Options{})
 	remote := &gated{Store: mem}
 	remote.fail.Store(new(store.ErrFull))
-	c := newCache(t, remote, func(o *tiered.Options) { o.SpillBytes = 20 << 20 })
+	c := newCache(t, remote, func(o *tiered.Options) { o.SpillBytes = 19 << 20 })
 	v := shared(generation(1, 1))
 	c.SetView(v)
 	put(t, c, v, 1, 16)

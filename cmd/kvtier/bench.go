@@ -91,7 +91,8 @@ func (f *benchFlags) withRemote(cmd *cobra.Command) *cobra.Command {
 	cmd.Long = cmd.Short + `.
 
 It writes values under kvtier-bench: with a TTL of 10 minutes and deletes them at the end. The ceiling, "raw", is hand-written RESP over as many connections
-to the same server, one or two requests in flight on each, whichever is faster, into reused buffers. A value larger than 4 MiB is stored in parts of 2 MiB.`
+to the same server, one or two requests in flight on each, whichever is faster, into reused buffers. A value is the K/V of a block, stored in
+parts as that of a model.`
 	cmd.Flags().StringVar(&f.redis, "redis", "", "`URL` of the server to measure: redis://[user:password@]host:port, rediss:// or unix://")
 	cmd.Flags().Var(&f.values, "value-bytes", "`sizes` of a block's K/V, separated by commas; a multiple of 8KiB up to 4MiB, or of 2MiB above")
 	cmd.Flags().IntSliceVar(&f.conns, "connections", []int{6}, "numbers of connections, separated by commas; a worker has 6")

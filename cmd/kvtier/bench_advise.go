@@ -25,6 +25,9 @@ func (f *benchFlags) newAdvise() *cobra.Command {
 	cmd.Long = `advise divides the rate at which verified K/V arrives by the bytes of a token: fetching a prefix is faster than computing it as long as the worker's
 prefill is slower than that many tokens per second. It measures the rate itself, with --redis, or takes it from --gbps.
 
+"in Redis" is the memory that Redis needs for a token in blocks of 16 tokens: blocks of 256 KiB and more are cut to fill the size classes of its
+allocator, smaller ones take up to 1.25 times their bytes.
+
 With --model, or with heads and params in --layout, it also compares with GPUs on paper: peak × 40 to 50 %, divided by 2 FLOPs per parameter and token
 plus 2 × layers × heads × head dim × context tokens for causal attention.`
 	cmd.Flags().StringVar(&a.model, "model", "", "`name` of a model; without it and --layout, all known ones")

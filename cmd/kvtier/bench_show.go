@@ -115,9 +115,10 @@ func (r *benchReport) showAdvise(w io.Writer) error {
 	if len(r.Advise) == 0 {
 		return nil
 	}
-	t := newTable("model", "bytes per token", "GB/s", "pays below, tokens/s of prefill", "numbers from")
+	t := newTable("model", "bytes per token", "in Redis", "GB/s", "pays below, tokens/s of prefill", "numbers from")
 	for _, a := range r.Advise {
-		t.row(a.Model, humanize.Comma(int64(a.TokenBytes)), fmt.Sprintf("%.2f", a.GBps), humanize.Comma(int64(a.BreakEven)), a.Source)
+		inRedis := fmt.Sprintf("%s (%.2f×)", humanize.Comma(int64(a.RedisBytes)), a.RedisBytes/float64(a.TokenBytes))
+		t.row(a.Model, humanize.Comma(int64(a.TokenBytes)), inRedis, fmt.Sprintf("%.2f", a.GBps), humanize.Comma(int64(a.BreakEven)), a.Source)
 	}
 	if err := t.print(w); err != nil {
 		return err

@@ -4,13 +4,17 @@ import (
 	"fmt"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/kvtier/kvtier/block"
 )
 
 // Advice says for which prefill speeds a tier pays. JSON names are stable.
 type Advice struct {
-	Model      string  `json:"model"`
-	Source     string  `json:"source"`
-	TokenBytes int     `json:"bytes_per_token"`
+	Model      string `json:"model"`
+	Source     string `json:"source"`
+	TokenBytes int    `json:"bytes_per_token"`
+	// RedisBytes is what Redis needs for a token, with allocators that have size classes, in blocks of AdviceBlockTokens tokens, names included.
+	RedisBytes float64 `json:"redis_bytes_per_token"`
 	GBps       float64 `json:"gbps"`     // at which the tier delivers
 	Measured   bool    `json:"measured"` // by this run, as opposed to given
 	// BreakEven is the prefill speed, in tokens/s of one worker, above which computing a prefix is faster than fetching it.
@@ -34,9 +38,26 @@ type GPU struct {
 	Pays    string  `json:"pays"` // yes, no, or depends: between low and high
 }
 
+// AdviceBlockTokens is the size of blocks that Advice is for: the engines' default.
+const AdviceBlockTokens = 16
+
+// keyBytes is what Redis needs for a name, its object, its place in the table and its time of expiry, some 200 bytes.
+const keyBytes = 200
+
+// RedisBytes is what Redis needs for the K/V of one token: 1.00 to 1.04 times TokenBytes in blocks of 256 KiB and more, up to 1.25 times in
+// smaller ones (docs/decisions/016-size-classes.md). 0 for a model of which there is no layout.
+func (m Model) RedisBytes() float64 {
+	l := block.Layout{DType: m.DType, Order: block.OrderLKTHD, Layers: m.Layers, KVHeads: m.KVHeads, HeadDim: m.HeadDim, BlockTokens: AdviceBlockTokens,
+		TPSize: 1, Numerics: "kvtier-bench/1"}
+	if l.Validate() != nil {
+		return 0
+	}
+	return float64(l.Charged()+keyBytes*l.PartCount()) / AdviceBlockTokens
+}
+
 // Advise divides: gbps by the bytes of a token, and what a GPU computes in a second by what a token costs.
 func Advise(m Model, gbps float64, measured bool) Advice {
-	a := Advice{Model: m.Name, Source: m.Source, TokenBytes: m.TokenBytes(), GBps: gbps, Measured: measured,
+	a := Advice{Model: m.Name, Source: m.Source, TokenBytes: m.TokenBytes(), RedisBytes: m.RedisBytes(), GBps: gbps, Measured: measured,
 		BreakEven: gbps * 1e9 / float64(m.TokenBytes()), GPUs: []GPU{}}
 	if m.Params == 0 || m.Heads == 0 {
 		return a

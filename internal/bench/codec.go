@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/kvtier/kvtier/block"
@@ -119,63 +118,107 @@ func Codec(ctx context.Context, d time.Duration, step func()) ([]CodecResult, er
 // codecs are all that this build can write.
 var codecs = []func(block.Layout, [][]byte) (encoding, error){rawEncoding, planesEncoding, int8Encoding}
 
-// frames makes a frame for each payload in src, and the header that all of them have.
-func frames(l block.Layout, n int) (*codec.Format, [][]byte, codec.Header, error) {
-	h := codec.Header{Identity: block.Identity{Weights: block.Digest{1}, Layout: l.Digest()}, Epoch: 1}
-	f, err := codec.NewFormat(l)
-	if err != nil {
-		return nil, nil, h, err
-	}
-	all := make([][]byte, n)
-	for i := range all {
-		all[i] = make([]byte, f.FrameBytes(l.Part(0)))
-	}
-	return f, all, h, nil
+// frames are blocks as they are stored.
+type frames struct {
+	format *codec.Format
+	blocks [][][]byte // a frame for each part of each block
+	heads  []codec.Header
 }
 
-// rawEncoding is the default: the payload as it is, behind a header, with checksums.
+func framesFor(l block.Layout, n int) (*frames, error) {
+	format, err := codec.NewFormat(l)
+	if err != nil {
+		return nil, err
+	}
+	f := &frames{format: format, blocks: make([][][]byte, n)}
+	for _, p := range format.Parts() {
+		f.heads = append(f.heads, codec.Header{Identity: block.Identity{Weights: block.Digest{1}, Layout: l.Digest()}, Epoch: 1, Part: p.Index})
+		for i := range f.blocks {
+			f.blocks[i] = append(f.blocks[i], make([]byte, format.FrameBytes(p)))
+		}
+	}
+	return f, nil
+}
+
+// fill puts the K/V of a block in its place.
+func (f *frames) fill(i int, kv []byte) {
+	for _, p := range f.format.Parts() {
+		copy(f.format.Payload(f.blocks[i][p.Index]), kv[p.Offset:])
+	}
+}
+
+func (f *frames) seal(i int) (stored int, err error) {
+	for p, frame := range f.blocks[i] {
+		stored += len(frame)
+		err = errors.Join(err, f.format.Seal(frame, f.heads[p]))
+	}
+	return stored, err
+}
+
+// open verifies a block and hands its payload on, part by part.
+func (f *frames) open(i int, use func(p block.Part, payload []byte)) error {
+	for _, p := range f.format.Parts() {
+		payload, err := f.format.Open(f.blocks[i][p.Index], f.heads[p.Index])
+		if err != nil {
+			return err
+		}
+		use(p, payload)
+	}
+	return nil
+}
+
+// rawEncoding is the default: the payload as it is, behind headers, with checksums.
 func rawEncoding(l block.Layout, src [][]byte) (encoding, error) {
-	f, frames, h, err := frames(l, len(src))
+	f, err := framesFor(l, len(src))
 	if err != nil {
 		return encoding{}, err
 	}
-	for i, p := range src {
-		copy(f.Payload(frames[i]), p)
+	for i, kv := range src {
+		f.fill(i, kv)
 	}
 	return encoding{
 		name: codec.Raw.String(), lossless: codec.Raw.Lossless(),
-		encode: func(i int) (int, error) { return len(frames[i]), f.Seal(frames[i], h) },
-		decode: func(i int) error { _, err := f.Open(frames[i], h); return err },
+		encode: f.seal,
+		decode: func(i int) error { return f.open(i, func(block.Part, []byte) {}) },
 	}, nil
 }
 
-// planesEncoding is what a writer on a slow link does with a frame that is sealed already, and a reader with what it fetched.
+// planesEncoding is what a writer on a slow link does with frames that are sealed already, and a reader with what it fetched.
 func planesEncoding(l block.Layout, src [][]byte) (encoding, error) {
-	f, frames, h, err := frames(l, len(src))
+	f, err := framesFor(l, len(src))
 	if err != nil {
 		return encoding{}, err
 	}
-	stored, buf, scratch := make([][]byte, len(src)), make([]byte, f.FrameBytes(l.Part(0))), new(codec.Scratch)
-	for i, p := range src {
-		copy(f.Payload(frames[i]), p)
-		if err := f.Seal(frames[i], h); err != nil {
+	scratch, buf := new(codec.Scratch), make([]byte, f.format.FrameBytes(l.Part(0)))
+	stored := make([][][]byte, len(src))
+	for i, kv := range src {
+		stored[i] = make([][]byte, len(f.heads))
+		f.fill(i, kv)
+		if _, err := f.seal(i); err != nil {
 			return encoding{}, err
 		}
 	}
 	return encoding{
 		name: codec.Planes.String(), lossless: codec.Planes.Lossless(),
-		encode: func(i int) (int, error) {
-			out, ok := f.Encode(stored[i][:0], frames[i], codec.Planes, scratch)
-			if !ok {
-				return 0, fmt.Errorf("bench: planes do not make K/V smaller")
+		encode: func(i int) (sum int, err error) {
+			for p, frame := range f.blocks[i] {
+				out, ok := f.format.Encode(stored[i][p][:0], frame, codec.Planes, scratch)
+				if !ok {
+					out = append(out[:0], frame...) // a small part may not shrink
+				}
+				stored[i][p] = out
+				sum += len(out)
 			}
-			stored[i] = out
-			return len(out), nil
+			return sum, nil
 		},
 		decode: func(i int) error {
-			n := copy(buf, stored[i]) // it is decoded where it was read to
-			_, _, err := f.OpenAny(buf, n, h, scratch)
-			return err
+			for p, b := range stored[i] {
+				n := copy(buf, b) // it is decoded where it was read to
+				if _, _, err := f.format.OpenAny(buf, n, f.heads[p], scratch); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}, nil
 }
@@ -183,7 +226,7 @@ func planesEncoding(l block.Layout, src [][]byte) (encoding, error) {
 // int8Encoding is what a worker with quantised K/V does on export and import, checksums included.
 func int8Encoding(l block.Layout, src [][]byte) (encoding, error) {
 	l.Quant = block.QuantInt8
-	f, frames, h, err := frames(l, len(src))
+	f, err := framesFor(l, len(src))
 	if err != nil {
 		return encoding{}, err
 	}
@@ -191,18 +234,21 @@ func int8Encoding(l block.Layout, src [][]byte) (encoding, error) {
 	if err != nil {
 		return encoding{}, err
 	}
-	exact := make([]byte, len(src[0]))
+	exact, quantised := make([]byte, len(src[0])), make([]byte, l.BlockBytes())
 	return encoding{
 		name: codec.Int8.String(), lossless: codec.Int8.Lossless(),
 		encode: func(i int) (int, error) {
-			return len(frames[i]), errors.Join(q.Quantise(f.Payload(frames[i]), src[i], l.Part(0)), f.Seal(frames[i], h))
+			if err := q.Quantise(quantised, src[i]); err != nil {
+				return 0, err
+			}
+			f.fill(i, quantised)
+			return f.seal(i)
 		},
 		decode: func(i int) error {
-			payload, err := f.Open(frames[i], h)
-			if err != nil {
+			if err := f.open(i, func(p block.Part, payload []byte) { copy(quantised[p.Offset:], payload) }); err != nil {
 				return err
 			}
-			return q.Dequantise(exact, payload, l.Part(0))
+			return q.Dequantise(exact, quantised)
 		},
 	}, nil
 }

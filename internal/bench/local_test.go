@@ -55,13 +55,13 @@ func TestCodec(t *testing.T) {
 }
 
 func TestLayoutOf(t *testing.T) {
-	for n, parts := range map[int]int{8 << 10: 1, 256 << 10: 1, 2 << 20: 1, 4 << 20: 1, 6 << 20: 3, 32 << 20: 16} {
+	for n, parts := range map[int]int{8 << 10: 1, 128 << 10: 1, 256 << 10: 2, 2 << 20: 2, 4 << 20: 3, 5 << 20: 3, 32 << 20: 13} {
 		l, err := bench.LayoutOf(n)
 		if err != nil || l.BlockBytes() != n || l.PartCount() != parts {
 			t.Errorf("%d bytes: %d bytes in %d parts, %v; want %d parts", n, l.BlockBytes(), l.PartCount(), err, parts)
 		}
 	}
-	for _, n := range []int{-1, 0, 1, 8<<10 + 1, 5 << 20, 1 << 40} {
+	for _, n := range []int{-1, 0, 1, 8<<10 + 1, 5<<20 + 8<<10, 1 << 40} {
 		if _, err := bench.LayoutOf(n); !errors.Is(err, bench.ErrValueBytes) {
 			t.Errorf("%d bytes: %v, want ErrValueBytes", n, err)
 		}
@@ -105,6 +105,23 @@ func TestParseLayout(t *testing.T) {
 		if _, err := bench.ParseLayout(bad); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
+	}
+}
+
+// What Redis needs for a token, next to what MEMORY USAGE says in docs/decisions/016-size-classes.md.
+func TestAdviseSaysWhatRedisNeeds(t *testing.T) {
+	for name, want := range map[string]float64{"Llama-3.2-1B": 1.004, "Llama-3-8B": 1.001, "Qwen3-8B": 1.028, "Llama-3-70B": 1.001} {
+		m, err := bench.FindModel(bench.Models(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.RedisBytes() / float64(m.TokenBytes()); got < want-0.001 || got > want+0.001 {
+			t.Errorf("%s: %.4f times the payload, want %.3f", name, got, want)
+		}
+	}
+	small := bench.Model{Layers: 4, KVHeads: 4, HeadDim: 32, DType: block.F16}
+	if got := small.RedisBytes() / float64(small.TokenBytes()); got < 1.25 || got > 1.26 {
+		t.Errorf("a block of 32 KiB: %.3f times the payload, want 1.256", got)
 	}
 }
 

@@ -54,8 +54,8 @@ func TestRemoteStoresLargeBlocksInParts(t *testing.T) {
 	o := small()
 	o.ValueBytes, o.Connections, o.DataBytes = []int{6 << 20}, []int{2}, 12<<20
 	r, err := bench.Remote(t.Context(), "redis://"+m.Addr(), o)
-	if err != nil || len(r.Remote) != 4 || r.Remote[0].Parts != 3 {
-		t.Errorf("Remote = %+v, %v; want 4 rows of 3 parts", r.Remote, err)
+	if err != nil || len(r.Remote) != 4 || r.Remote[0].Parts != 4 {
+		t.Errorf("Remote = %+v, %v; want 4 rows of 4 parts", r.Remote, err)
 	}
 }
 

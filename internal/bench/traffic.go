@@ -118,7 +118,7 @@ func newTraffic(conns, valueBytes int, dataBytes int64, prefix string) (*Traffic
 		t.heads = append(t.heads, h)
 		t.keys = append(t.keys, fmt.Sprintf("%s%d", prefix, i))
 	}
-	t.chunk = max(1, min(t.batch/2, putBytes/f.FrameBytes(l.Part(0))))
+	t.chunk = t.parts * max(1, min(perBatch/2, putBytes/valueBytes)) // whole blocks
 	t.items, t.ready, t.sealed = make([]store.Item, 2*t.chunk), make([]store.Item, t.chunk), -1
 	for i := range max(t.batch, 2*t.chunk) {
 		p := l.Part(i % t.parts)

@@ -3,6 +3,7 @@ package llama
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"github.com/kvtier/kvtier/block"
 	"github.com/kvtier/kvtier/internal/half"
@@ -13,7 +14,7 @@ import (
 // value one that binary16 can hold. Positions are innermost because attention runs along them.
 type span struct {
 	kv []float32
-	// imported has a bit per position for each part of a block: [part][Span/64].
+	// imported has a bit per position for each layer's keys and values: [layer][K, V][Span/64].
 	imported []uint64
 }
 
@@ -22,7 +23,6 @@ const spanWords = kernel.Span / 64
 // kvStore is the K and V of one sequence. Memory is taken by the span, as positions are written.
 type kvStore struct {
 	layout block.Layout
-	parts  int
 	spans  []*span // nil where nothing has been written
 	take   func() *span
 }
@@ -74,15 +74,15 @@ func (s *kvStore) put(pos, tokens, layer, which int, rows []float32, stride, off
 
 // write stores one part of a block that begins at pos, leaving positions below keep alone.
 func (s *kvStore) write(pos int, p block.Part, keep int, src []byte) {
-	width, block := s.layout.KVHeads*s.layout.HeadDim, s.layout.BlockTokens
-	for t := 0; t < block; {
-		col := (pos + t) % kernel.Span
-		n := min(block-t, kernel.Span-col)
-		sp := s.at(pos + t)
-		skip := min(max(0, keep-pos-t), n)
-		for plane := range 2 * p.Layers {
-			kv := sp.kv[(p.FirstLayer*2+plane)*width*kernel.Span:][:width*kernel.Span]
-			in := src[(plane*block+t)*width*2:]
+	width := s.layout.KVHeads * s.layout.HeadDim
+	for r := range s.layout.Rows(p) {
+		plane, in := r.Layer*2+r.Which, src[r.Offset:]
+		for from, end := pos+r.Token, pos+r.Token+r.Count; from < end; {
+			col := from % kernel.Span
+			n := min(end-from, kernel.Span-col)
+			sp := s.at(from)
+			skip := min(max(0, keep-from), n)
+			kv := sp.kv[plane*width*kernel.Span:][:width*kernel.Span]
 			for d := range width {
 				dst := kv[d*kernel.Span+col:][:n]
 				at := (skip*width + d) * 2
@@ -91,24 +91,23 @@ func (s *kvStore) write(pos int, p block.Part, keep int, src []byte) {
 					at += 2 * width
 				}
 			}
+			for i := col + skip; i < col+n; i++ {
+				sp.imported[plane*spanWords+i/64] |= 1 << (i % 64)
+			}
+			in, from = in[n*width*2:], from+n
 		}
-		for i := col + skip; i < col+n; i++ {
-			sp.imported[p.Index*spanWords+i/64] |= 1 << (i % 64)
-		}
-		t += n
 	}
 }
 
 // read is the inverse of write.
 func (s *kvStore) read(pos int, p block.Part, dst []byte) {
-	width, block := s.layout.KVHeads*s.layout.HeadDim, s.layout.BlockTokens
-	for t := 0; t < block; {
-		col := (pos + t) % kernel.Span
-		n := min(block-t, kernel.Span-col)
-		sp := s.spans[(pos+t)/kernel.Span]
-		for plane := range 2 * p.Layers {
-			kv := sp.kv[(p.FirstLayer*2+plane)*width*kernel.Span:][:width*kernel.Span]
-			out := dst[(plane*block+t)*width*2:]
+	width := s.layout.KVHeads * s.layout.HeadDim
+	for r := range s.layout.Rows(p) {
+		plane, out := r.Layer*2+r.Which, dst[r.Offset:]
+		for from, end := pos+r.Token, pos+r.Token+r.Count; from < end; {
+			col := from % kernel.Span
+			n := min(end-from, kernel.Span-col)
+			kv := s.spans[from/kernel.Span].kv[plane*width*kernel.Span:][:width*kernel.Span]
 			for d := range width {
 				at := d * 2
 				for _, v := range kv[d*kernel.Span+col:][:n] {
@@ -116,35 +115,38 @@ func (s *kvStore) read(pos int, p block.Part, dst []byte) {
 					at += 2 * width
 				}
 			}
+			out, from = out[n*width*2:], from+n
 		}
-		t += n
 	}
 }
 
-// firstMissing is the first position from lo to hi-1 of which some part was not imported, and that part; ok if there is none.
-func (s *kvStore) firstMissing(lo, hi int) (pos, part int, ok bool) {
-	for pos := lo; pos < hi; pos++ {
-		i := pos / kernel.Span
+// firstMissing is the first position from lo to hi-1 of which some layer's keys or values were not imported; ok if there is none.
+func (s *kvStore) firstMissing(lo, hi int) (pos int, ok bool) {
+	for pos := lo; pos < hi; {
+		i, word := pos/kernel.Span, pos%kernel.Span/64
 		if i >= len(s.spans) || s.spans[i] == nil {
-			return pos, 0, false
+			return pos, false
 		}
-		for part := range s.parts {
-			if bit := pos % kernel.Span; s.spans[i].imported[part*spanWords+bit/64]>>(bit%64)&1 == 0 {
-				return pos, part, false
-			}
+		have := ^uint64(0)
+		for plane := range 2 * s.layout.Layers {
+			have &= s.spans[i].imported[plane*spanWords+word]
 		}
+		end := min(hi, pos/64*64+64)
+		if n := bits.TrailingZeros64(^(have >> (pos % 64))); n < end-pos {
+			return pos + n, false
+		}
+		pos = end
 	}
-	return 0, 0, true
+	return 0, true
 }
 
 // checkPart refuses a part that is not one of the layout's, or bytes that are not as many as it has.
 func (s *kvStore) checkPart(op string, p block.Part, bytes int) error {
-	if p.Index < 0 || p.Index >= s.parts || s.layout.Part(p.Index) != p {
-		return fmt.Errorf("llama: %s: part %d with layers %d to %d is not one of the layout's %d parts",
-			op, p.Index, p.FirstLayer, p.FirstLayer+p.Layers-1, s.parts)
+	if n := s.layout.PartCount(); p.Index < 0 || p.Index >= n || s.layout.Part(p.Index) != p {
+		return fmt.Errorf("llama: %s: part %d with bytes %d to %d is not one of the layout's %d parts", op, p.Index, p.Offset, p.End(), n)
 	}
-	if want := s.layout.PartBytes(p); bytes != want {
-		return fmt.Errorf("llama: %s: part %d has %d bytes, want %d", op, p.Index, bytes, want)
+	if bytes != p.Bytes {
+		return fmt.Errorf("llama: %s: part %d has %d bytes, want %d", op, p.Index, bytes, p.Bytes)
 	}
 	return nil
 }

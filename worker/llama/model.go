@@ -57,7 +57,7 @@ func (m *Model) NewSequence() (engine.Sequence, error) {
 	if m.closed.Load() {
 		return nil, fmt.Errorf("llama: new sequence: %w", engine.ErrClosed)
 	}
-	return &sequence{model: m, kv: kvStore{layout: m.layout, parts: m.layout.PartCount(), take: m.takeSpan}}, nil
+	return &sequence{model: m, kv: kvStore{layout: m.layout, take: m.takeSpan}}, nil
 }
 
 // Close implements [engine.Engine]. Sequences that are still open refuse to compute from now on; the memory goes when the last
@@ -75,6 +75,6 @@ func (m *Model) takeSpan() *span {
 	}
 	return &span{
 		kv:       make([]float32, m.layout.Layers*2*m.layout.KVHeads*m.layout.HeadDim*kernel.Span),
-		imported: make([]uint64, m.layout.PartCount()*spanWords),
+		imported: make([]uint64, 2*m.layout.Layers*spanWords),
 	}
 }

@@ -110,8 +110,8 @@ func (s *sequence) Skip(n int) error {
 	if n < 0 || n > s.model.context-s.length {
 		return fmt.Errorf("llama: skip: %d tokens after %d do not fit %d: %w", n, s.length, s.model.context, engine.ErrContextFull)
 	}
-	if pos, part, ok := s.kv.firstMissing(s.length, s.length+n); !ok {
-		return fmt.Errorf("llama: skip: part %d of position %d: %w", part, pos, engine.ErrNotImported)
+	if pos, ok := s.kv.firstMissing(s.length, s.length+n); !ok {
+		return fmt.Errorf("llama: skip: position %d: %w", pos, engine.ErrNotImported)
 	}
 	s.length += n
 	return nil

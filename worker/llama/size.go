@@ -11,5 +11,5 @@ var _ engine.Sized = (*Model)(nil)
 func (m *Model) SequenceBytes(tokens int) int64 {
 	spans := int64(min(tokens, m.context)+kernel.Span-1) / kernel.Span
 	l := m.layout
-	return spans * int64(l.Layers*2*l.KVHeads*l.HeadDim*kernel.Span*4+l.PartCount()*spanWords*8)
+	return spans * int64(l.Layers*2*(l.KVHeads*l.HeadDim*kernel.Span*4+spanWords*8))
 }

@@ -86,7 +86,7 @@ func (t *Trainer) Step(ctx context.Context, tokens []int32) (loss float64, err e
 // forward fills hidden and logits of every token, from scratch.
 func (t *Trainer) forward(ctx context.Context, tokens []int32) error {
 	m, h := t.model, &t.model.hparams
-	t.kv.layout, t.kv.parts, t.kv.take = m.layout, m.layout.PartCount(), m.takeSpan
+	t.kv.layout, t.kv.take = m.layout, m.takeSpan
 	t.hidden, t.logits = resize(t.hidden, len(tokens)*h.dim), resize(t.logits, len(tokens)*h.vocab)
 	p := m.beginPass(len(tokens))
 	defer m.endPass(p)

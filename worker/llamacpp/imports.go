@@ -13,23 +13,26 @@ type imports struct {
 }
 
 type imported struct {
-	parts   [][]byte
+	kv      []byte // the block's payload
+	have    []bool // parts
 	missing int
 }
 
 func (m *imports) put(pos int, p block.Part, kv []byte) {
 	b := m.blocks[pos]
 	if b == nil {
-		b = &imported{parts: make([][]byte, m.layout.PartCount()), missing: m.layout.PartCount()}
+		n := m.layout.PartCount()
+		b = &imported{kv: make([]byte, m.layout.BlockBytes()), have: make([]bool, n), missing: n}
 		if m.blocks == nil {
 			m.blocks = map[int]*imported{}
 		}
 		m.blocks[pos] = b
 	}
-	if b.parts[p.Index] == nil {
+	if !b.have[p.Index] {
+		b.have[p.Index] = true
 		b.missing--
 	}
-	b.parts[p.Index] = append(b.parts[p.Index][:0], kv...)
+	copy(b.kv[p.Offset:], kv)
 }
 
 // at returns a complete block that covers a position, and where it begins.
@@ -56,18 +59,13 @@ func (m *imports) until(lo, hi int) int {
 
 // readRows fills dst with K (which = 0) or V (1) of one layer from position pos on.
 func (m *imports) readRows(layer, which, pos int, dst []byte) error {
-	row := m.layout.KVHeads * m.layout.HeadDim * m.layout.DType.Size()
-	n := m.layout.BlockTokens
-	part := m.layout.Part(0)
-	for layer >= part.FirstLayer+part.Layers {
-		part = m.layout.Part(part.Index + 1)
-	}
+	n, row := m.layout.BlockTokens, m.layout.RowBytes()
 	for len(dst) > 0 {
 		b, start := m.at(pos)
 		if b == nil {
 			return fmt.Errorf("llamacpp: position %d was not imported", pos)
 		}
-		plane := b.parts[part.Index][((layer-part.FirstLayer)*2+which)*n*row:][:n*row]
+		plane := b.kv[(layer*2+which)*n*row:][:n*row]
 		k := copy(dst, plane[(pos-start)*row:])
 		dst, pos = dst[k:], start+n
 	}

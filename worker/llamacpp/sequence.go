@@ -91,8 +91,8 @@ func (s *sequence) checkBlock(op string, pos, limit int, part block.Part, bytes 
 		return fmt.Errorf("llamacpp: %s: a block of %d tokens at position %d is outside 0 to %d", op, l.BlockTokens, pos, limit)
 	}
 	if part.Index < 0 || part.Index >= l.PartCount() || l.Part(part.Index) != part {
-		return fmt.Errorf("llamacpp: %s: part %d with layers %d to %d is not one of the layout's %d parts",
-			op, part.Index, part.FirstLayer, part.FirstLayer+part.Layers-1, l.PartCount())
+		return fmt.Errorf("llamacpp: %s: part %d with bytes %d to %d is not one of the layout's %d parts",
+			op, part.Index, part.Offset, part.End(), l.PartCount())
 	}
 	if want := l.PartBytes(part); bytes != want {
 		return fmt.Errorf("llamacpp: %s: part %d has %d bytes, want %d", op, part.Index, bytes, want)
@@ -131,9 +131,9 @@ func (s *sequence) Export(pos int, part block.Part, dst []byte) error {
 	if err := errors.Join(s.usable("export"), s.checkBlock("export", pos, s.length, part, len(dst))); err != nil {
 		return err
 	}
-	plane := len(dst) / (2 * part.Layers)
-	for i := range 2 * part.Layers {
-		if err := s.readRows(part.FirstLayer+i/2, i%2, pos, s.engine.layout.BlockTokens, dst[i*plane:][:plane]); err != nil {
+	l := s.engine.layout
+	for r := range l.Rows(part) {
+		if err := s.readRows(r.Layer, r.Which, pos+r.Token, r.Count, dst[r.Offset:][:r.Count*l.RowBytes()]); err != nil {
 			return err
 		}
 	}

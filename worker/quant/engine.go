@@ -82,7 +82,7 @@ func (e *quantised) NewSequence() (engine.Sequence, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &sequence{Sequence: s, layout: e.layout, quantiser: q}
+	w := &sequence{Sequence: s, layout: e.layout, context: e.ContextTokens(), quantiser: q, arriving: map[int]*arriving{}, from: -1}
 	if g, ok := s.(engine.Generator); ok {
 		return &generating{sequence: w, Generator: g}, nil
 	}
@@ -105,12 +105,13 @@ func (e *quantised) Sequences() int {
 	return 0
 }
 
-// SequenceBytes implements [engine.Sized]: sequences hold K/V as the engine within does.
+// SequenceBytes implements [engine.Sized]: sequences hold K/V as the engine within does, and a block on its way in each form.
 func (e *quantised) SequenceBytes(tokens int) int64 {
+	blocks := int64(e.layout.Exact().BlockBytes() + e.layout.BlockBytes())
 	if s, ok := e.Engine.(engine.Sized); ok {
-		return s.SequenceBytes(tokens)
+		return blocks + s.SequenceBytes(tokens)
 	}
-	return int64(tokens) * int64(e.Engine.Layout().TokenBytes())
+	return blocks + int64(tokens)*int64(e.Engine.Layout().TokenBytes())
 }
 
 // stepping computes a token for each of several sequences at once, on the sequences within.

@@ -13,6 +13,8 @@ import (
 	"github.com/kvtier/kvtier/worker"
 	"github.com/kvtier/kvtier/worker/engine"
 	"github.com/kvtier/kvtier/worker/engine/enginetest"
+	"github.com/kvtier/kvtier/worker/llama"
+	"github.com/kvtier/kvtier/worker/llama/llamatest"
 	"github.com/kvtier/kvtier/worker/quant"
 	"github.com/kvtier/kvtier/worker/workertest"
 )
@@ -29,6 +31,23 @@ func tiny(t *testing.T, seed uint64, q block.Quant) engine.Engine {
 func TestConformance(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) engine.Engine { return tiny(t, 1, block.QuantInt8) })
 }
+
+// Blocks in several parts, which end at other places in the two forms.
+func TestConformanceOfSeveralParts(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T) engine.Engine {
+		e, err := quant.Wrap(enginetest.TinyWith(t, several, llama.Options{}), block.QuantInt8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exact := e.Layout().Exact(); e.Layout().PartCount() < 2 || exact.PartCount() < 2 || exact.Part(0).Bytes*e.Layout().BlockBytes() == e.Layout().Part(0).Bytes*exact.BlockBytes() {
+			t.Fatalf("parts %+v and %+v", e.Layout().Parts(), exact.Parts())
+		}
+		return e
+	})
+}
+
+// several makes blocks of 1,056 KiB, and 549 KiB in eight bits.
+var several = llamatest.Config{Layers: 33, Heads: 8, KVHeads: 8, HeadDim: 64, Dim: 8, FFN: 8, Context: 100}
 
 func TestIdentityIsAnother(t *testing.T) {
 	exact, int8 := tiny(t, 1, block.QuantNone), tiny(t, 1, block.QuantInt8)
@@ -64,7 +83,17 @@ func export(t *testing.T, s engine.Sequence, l block.Layout, pos int) (parts [][
 
 // A block that is imported and exported again, by worker after worker, keeps its bytes.
 func TestErrorsDoNotAddUp(t *testing.T) {
-	e := tiny(t, 2, block.QuantInt8)
+	t.Run("one part", func(t *testing.T) { errorsDoNotAddUp(t, tiny(t, 2, block.QuantInt8)) })
+	t.Run("several parts", func(t *testing.T) {
+		e, err := quant.Wrap(enginetest.TinyWith(t, several, llama.Options{}), block.QuantInt8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		errorsDoNotAddUp(t, e)
+	})
+}
+
+func errorsDoNotAddUp(t *testing.T, e engine.Engine) {
 	l := e.Layout()
 	tokens := make([]int32, l.BlockTokens)
 	for i := range tokens {

@@ -24,6 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) engine.Engine) {
 		{"ImportAnyPosition", testImportAnyPosition},
 		{"ImportedBytesComeBack", testImportedBytesComeBack},
 		{"SkipNotImported", testSkipNotImported},
+		{"PartsOfOverlappingBlocks", testPartsOfOverlappingBlocks},
 		{"BatchInvariance", testBatchInvariance},
 		{"ConcurrentSequences", testConcurrentSequences},
 		{"ContextFull", testContextFull},
