@@ -98,7 +98,7 @@ type Chain struct {
 }
 
 // NewChain starts a chain for id, for the tenant named by salt ("" is a tenant of its own), over blocks of blockTokens tokens.
-// An empty secret means DefaultSecret.
+// An empty secret means DefaultSecret. It panics if blockTokens is below 1, which no layout is that [Layout.Validate] accepts.
 func NewChain(secret []byte, id Identity, salt string, blockTokens int) *Chain {
 	if blockTokens < 1 {
 		panic("block: NewChain with blockTokens < 1")
@@ -171,4 +171,5 @@ func (c *Chain) AppendHashes(dst []Hash, tokens []int32) []Hash {
 
 // Reusable is the number of leading full blocks of an n-token prompt that may come from the cache: the last token is
 // always computed, because its logits choose the first output token.
+// blockTokens must be positive.
 func Reusable(n, blockTokens int) int { return max(0, n-1) / blockTokens }

@@ -32,12 +32,25 @@ func HeaderOf(info worker.WarmInfo, now time.Time) ArchiveHeader {
 	return ArchiveHeader{Model: info.Model, Label: info.Label, Weights: info.Weights, Layout: info.LayoutSpec, Root: info.Root, Created: now.UnixMilli()}
 }
 
+// formatOf is the format of what a worker stores. A worker whose layout has another digest than we give it stores under other names and in
+// other parts: without the check all of its blocks would be missing.
+func formatOf(info worker.WarmInfo) (*codec.Format, error) {
+	format, err := codec.NewFormat(info.LayoutSpec)
+	if err != nil {
+		return nil, fmt.Errorf("%w: what it says of its K/V makes no sense: %w", ErrWorker, err)
+	}
+	if info.LayoutSpec.Digest() != info.Layout {
+		return nil, fmt.Errorf("%w: it is of a release with another wire format than %d: use the kvtier of that release", ErrWorker, codec.Major)
+	}
+	return format, nil
+}
+
 // Export writes what the tier has of a plan's blocks. Names come from a worker, since only workers have the secret that they are made with. Values
 // that do not pass their checks count as missing.
 func (p *Plan) Export(ctx context.Context, r *Remote, s store.Store, info worker.WarmInfo, out io.Writer, progress func(Transfer)) (t Transfer, err error) {
 	start := time.Now()
 	defer func() { t.Seconds = time.Since(start).Seconds() }()
-	format, err := codec.NewFormat(info.LayoutSpec)
+	format, err := formatOf(info)
 	if err != nil {
 		return t, err
 	}
@@ -153,11 +166,11 @@ const importBatch = 8 << 20
 func Import(ctx context.Context, a *ArchiveReader, s store.Store, info worker.WarmInfo, ttl time.Duration, progress func(Transfer)) (t Transfer, err error) {
 	start := time.Now()
 	defer func() { t.Seconds = time.Since(start).Seconds() }()
-	if err := a.Header.Check(info); err != nil {
+	format, err := formatOf(info)
+	if err != nil {
 		return t, err
 	}
-	format, err := codec.NewFormat(info.LayoutSpec)
-	if err != nil {
+	if err := a.Header.Check(info); err != nil {
 		return t, err
 	}
 	var batch []store.Item
@@ -170,7 +183,7 @@ func Import(ctx context.Context, a *ArchiveReader, s store.Store, info worker.Wa
 			t.Bytes += int64(len(it.Value))
 		}
 		t.Frames += int64(len(batch))
-		t.Blocks = t.Frames / int64(info.BlockParts)
+		t.Blocks = t.Frames / int64(len(format.Parts()))
 		batch, size = batch[:0], 0
 		if progress != nil {
 			progress(t)
