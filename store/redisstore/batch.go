@@ -179,6 +179,7 @@ func (b *batch) cut(c, from, to int) {
 	}
 	for i := from; i < to; {
 		sp := span{from: i, to: i + 1, bytes: b.size(b.order[i])}
+		limit := max(limit, sp.bytes+sp.bytes/24) // what is small next to it, as the last part of a block, needs no round trip of its own
 		for sp.to < to && sp.to-sp.from < pipelineKeys {
 			more := b.size(b.order[sp.to])
 			if sp.bytes+more > limit {

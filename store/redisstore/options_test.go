@@ -75,6 +75,12 @@ func TestSpans(t *testing.T) {
 	if want := []int{1, 2, 3, 5, 6}; !slices.Equal(got, want) {
 		t.Errorf("spans end at %v, want %v", got, want)
 	}
+	// Blocks of Llama-3-8B, and in eight bits: a large part and what is left. Each takes one round trip, as a block in one part did.
+	for _, block := range [][]int{{2095104 + 578, 2048 + 578}, {1047552 + 578, 37888 + 578}} {
+		if n := len(spansOf(slices.Repeat(block, 5))); n != 5 {
+			t.Errorf("%d round trips for 5 blocks of %v bytes, want 5", n, block)
+		}
+	}
 	if n := len(spansOf(make([]int, 2*pipelineKeys))); n != 2 {
 		t.Errorf("%d spans of empty values, want 2", n)
 	}
