@@ -44,13 +44,14 @@ func (f *Format) planesOf(part int) planes {
 // OpenAny is Open for frames of any encoding, and turns what it accepts into the very frame that Seal makes of the same payload, in place: what
 // Encode made is decoded, and a header that another release wrote in other words becomes ours. So whoever holds the frame afterwards
 // need not ask where it came from. buf must have FrameBytes of the wanted part; n is the length of what was fetched into it.
+// With an error there is no payload, and frame, if not nil, is what was fetched.
 func (f *Format) OpenAny(buf []byte, n int, want Header, s *Scratch) (frame, payload []byte, err error) {
 	if n < 0 || n > len(buf) {
 		return nil, nil, fmt.Errorf("codec: open: %d bytes fetched into a buffer of %d", n, len(buf))
 	}
 	off, err := f.check(buf[:n], want)
 	if err != nil {
-		return nil, nil, err
+		return buf[:n], nil, err
 	}
 	part := f.parts[want.Part]
 	if len(buf) < f.FrameBytes(part) {
