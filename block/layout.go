@@ -191,7 +191,7 @@ func (l Layout) RowBytes() int { return l.KVHeads * l.HeadDim * l.DType.Size() }
 
 // Digest is SHA-256 over the canonical encoding of every field: fixed-width little-endian numbers in the order of
 // declaration, then the length-prefixed numerics tag, behind a domain prefix that carries the wire major version; and Quant.Layout of that.
-// So releases whose parts or frames differ store under different names (docs/decisions/016-size-classes.md).
+// So releases whose parts or frames differ store under different names (docs/decisions/020-size-classes.md).
 func (l Layout) Digest() Digest {
 	b := make([]byte, 0, 256)
 	b = append(b, "kvtier/layout/2\x00"...)

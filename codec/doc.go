@@ -28,7 +28,7 @@
 //	196   4  CRC-32C of everything before the payload but these 4 bytes
 //	200      metadata: msgpack map that describes the layout for people and tools, then padding
 //
-// Version 1 had other parts (docs/decisions/016-size-classes.md) under another layout digest, so that its values have other names; zero at 192,
+// Version 1 had other parts (docs/decisions/020-size-classes.md) under another layout digest, so that its values have other names; zero at 192,
 // and at 24 the length without quantisation.
 //
 // Invariants: equal inputs give equal bytes, on any machine; Open never trusts a length that the reader's own layout does not

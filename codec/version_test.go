@@ -50,7 +50,7 @@ func TestFramesOfVersion1AreNeitherReadNorDamaged(t *testing.T) {
 	}
 	var old []byte
 	for line := range bytes.Lines(dump) { // hex.Dump: offset, 16 bytes, text
-		for _, digits := range bytes.Fields(line[10:58]) {
+		for digits := range bytes.FieldsSeq(line[10:58]) {
 			b, err := strconv.ParseUint(string(digits), 16, 8)
 			if err != nil {
 				t.Fatal(err)

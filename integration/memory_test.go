@@ -22,7 +22,7 @@ import (
 )
 
 // From 256 KiB on, a block takes at most 1.06 times its payload of Redis' memory, names and all, whatever the allocator; below, what
-// Layout.Charged says. docs/decisions/016-size-classes.md has what this prints.
+// Layout.Charged says. docs/decisions/020-size-classes.md has what this prints.
 func TestBlocksFillTheServersSizeClasses(t *testing.T) {
 	servers := map[string]func(t *testing.T) string{
 		"redis container":  func(t *testing.T) string { return testredis.StartImage(t, testredis.DefaultImage) },

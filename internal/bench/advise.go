@@ -45,7 +45,7 @@ const AdviceBlockTokens = 16
 const keyBytes = 200
 
 // RedisBytes is what Redis needs for the K/V of one token: 1.00 to 1.04 times TokenBytes in blocks of 256 KiB and more, up to 1.25 times in
-// smaller ones (docs/decisions/016-size-classes.md). 0 for a model of which there is no layout.
+// smaller ones (docs/decisions/020-size-classes.md). 0 for a model of which there is no layout.
 func (m Model) RedisBytes() float64 {
 	l := block.Layout{DType: m.DType, Order: block.OrderLKTHD, Layers: m.Layers, KVHeads: m.KVHeads, HeadDim: m.HeadDim, BlockTokens: AdviceBlockTokens,
 		TPSize: 1, Numerics: "kvtier-bench/1"}

@@ -108,7 +108,7 @@ func TestParseLayout(t *testing.T) {
 	}
 }
 
-// What Redis needs for a token, next to what MEMORY USAGE says in docs/decisions/016-size-classes.md.
+// What Redis needs for a token, next to what MEMORY USAGE says in docs/decisions/020-size-classes.md.
 func TestAdviseSaysWhatRedisNeeds(t *testing.T) {
 	for name, want := range map[string]float64{"Llama-3.2-1B": 1.004, "Llama-3-8B": 1.001, "Qwen3-8B": 1.028, "Llama-3-70B": 1.001} {
 		m, err := bench.FindModel(bench.Models(), name)
