@@ -142,9 +142,7 @@ func TestFaultsOnTheWay(t *testing.T) {
 		d.t, d.worker.t = t, t
 		d.redis.Pause()
 		d.ask(3)
-		if s := d.worker.status(); s != "degraded" {
-			t.Errorf("readyz says %q while Redis does not answer", s)
-		}
+		d.worker.await("degraded", 20*time.Second, func() bool { d.ask(1); return d.worker.status() == "degraded" })
 		d.redis.Unpause()
 		d.hits()
 		d.worker.await("ready", 20*time.Second, func() bool { return d.worker.status() == "ready" })
