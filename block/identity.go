@@ -42,12 +42,10 @@ type Identity struct {
 // every value's header and are compared there: the name only has to spread keys. It costs a SHA-256: derive it once
 // for each generation, not for each key ([Keys]).
 func (id Identity) Variant() Variant {
-	h := sha256.New()
-	h.Write([]byte("kvtier1"))
-	h.Write(id.Weights[:])
-	h.Write(id.Layout[:])
-	var sum Digest
-	h.Sum(sum[:0])
+	b := make([]byte, 0, 80) // on the stack
+	b = append(b, "kvtier1"...)
+	b = append(b, id.Weights[:]...)
+	sum := sha256.Sum256(append(b, id.Layout[:]...))
 	return Variant(sum[:10])
 }
 

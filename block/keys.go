@@ -2,7 +2,6 @@ package block
 
 import (
 	"encoding/base64"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -66,7 +65,9 @@ func (k Keys) Append(dst []string, hashes []Hash) []string {
 	text.Grow(len(hashes) * k.blockChars())
 	var hash [hashChars]byte
 	var digits [20]byte
-	dst = slices.Grow(dst, len(hashes)*k.parts)
+	if n := len(dst) + len(hashes)*k.parts; n > cap(dst) {
+		dst = append(make([]string, 0, n), dst...)
+	}
 	for i := range hashes {
 		base64.RawURLEncoding.Encode(hash[:], hashes[i][:])
 		for p := range k.parts {
