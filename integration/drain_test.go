@@ -75,7 +75,7 @@ func TestSIGTERMTellsEverybody(t *testing.T) {
 		}()
 		return done
 	}
-	running := func(n int) func() bool {
+	metric := func(name string, n int) func() bool {
 		return func() bool {
 			resp, err := http.Get(p.url + "/metrics")
 			if err != nil {
@@ -83,27 +83,16 @@ func TestSIGTERMTellsEverybody(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			b, err := io.ReadAll(resp.Body)
-			return err == nil && strings.Contains(string(b), fmt.Sprintf("kvtier_running_sequences{priority=\"serving\"} %d\n", n))
-		}
-	}
-	waiting := func(n int) func() bool {
-		return func() bool {
-			resp, err := http.Get(p.url + "/metrics")
-			if err != nil {
-				return false
-			}
-			defer resp.Body.Close()
-			b, err := io.ReadAll(resp.Body)
-			return err == nil && strings.Contains(string(b), fmt.Sprintf("kvtier_queue_requests{priority=\"serving\"} %d\n", n))
+			return err == nil && strings.Contains(string(b), fmt.Sprintf("%s{priority=\"serving\"} %d\n", name, n))
 		}
 	}
 	begun := make(chan struct{})
 	stream := send(true, begun)
 	<-begun
 	document := send(false, nil)
-	p.await("busy", 20*time.Second, running(2))
+	p.await("busy", 20*time.Second, metric("kvtier_running_sequences", 2))
 	waits := []<-chan reply{send(false, nil), send(true, nil)}
-	p.await("full", 20*time.Second, waiting(2))
+	p.await("full", 20*time.Second, metric("kvtier_queue_requests", 2))
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
