@@ -2,11 +2,7 @@ package integration
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,7 +23,7 @@ func TestBlocksFillTheServersSizeClasses(t *testing.T) {
 	servers := map[string]func(t *testing.T) string{
 		"redis container":  func(t *testing.T) string { return testredis.StartImage(t, testredis.DefaultImage) },
 		"valkey container": func(t *testing.T) string { return testredis.StartImage(t, testredis.ValkeyImage) },
-		"redis-server":     localServer,
+		"debian container": func(t *testing.T) string { return testredis.StartImage(t, "redis:7.0.15") },
 	}
 	layout := func(layers, heads, dim, tokens int, q block.Quant) block.Layout {
 		return block.Layout{DType: block.BF16, Order: block.OrderLKTHD, Layers: layers, KVHeads: heads, HeadDim: dim, BlockTokens: tokens, TPSize: 1,
@@ -133,40 +129,4 @@ func info(t *testing.T, c *redis.Client, field string) string {
 		}
 	}
 	return ""
-}
-
-// localServer runs the redis-server of this machine, if there is one.
-func localServer(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		t.Skip("no redis-server on this machine")
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_, port, _ := net.SplitHostPort(addr)
-	_ = ln.Close()
-	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	c := redis.NewClient(&redis.Options{Addr: addr, Protocol: 2})
-	defer c.Close()
-	for begun := time.Now(); ; {
-		err := c.Ping(t.Context()).Err()
-		if err == nil {
-			return addr
-		}
-		if time.Since(begun) > 10*time.Second {
-			t.Fatal(fmt.Errorf("redis-server on %s: %w", addr, err))
-		}
-	}
 }

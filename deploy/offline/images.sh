@@ -2,7 +2,7 @@
 # Makes a Docker engine, docker compose and every image that compose and the tests use available, with a registry or
 # without one. On a machine with nothing but Go it needs root on Debian; where all is there it takes a second.
 #
-#   deploy/offline/images.sh [IMAGE...]     default: redis:8.0 valkey/valkey:9 golang:1.26-bookworm prom/prometheus:v3.5.0 ghcr.io/ggml-org/llama.cpp:server
+#   deploy/offline/images.sh [IMAGE...]     default: redis:8.0 redis:7.0.15 valkey/valkey:9 golang:1.26-bookworm prom/prometheus:v3.5.0 ghcr.io/ggml-org/llama.cpp:server
 #   . deploy/offline/images.sh              the defaults, and the settings that testcontainers needs on this machine
 #
 # Sourced, it leaves nothing behind but those settings, and returns 1 when something could not be had.
@@ -15,12 +15,12 @@ _kvtier_offline() {
   done
 }
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
-  [ $# -gt 0 ] || set -- redis:8.0 valkey/valkey:9 golang:1.26-bookworm prom/prometheus:v3.5.0 ghcr.io/ggml-org/llama.cpp:server
+  [ $# -gt 0 ] || set -- redis:8.0 redis:7.0.15 valkey/valkey:9 golang:1.26-bookworm prom/prometheus:v3.5.0 ghcr.io/ggml-org/llama.cpp:server
   _kvtier_offline "$@" || exit 1
   echo "ready; for tests that start containers from this shell: . ${BASH_SOURCE[0]}"
   exit
 fi
-_kvtier_offline redis:8.0 valkey/valkey:9 golang:1.26-bookworm prom/prometheus:v3.5.0 ghcr.io/ggml-org/llama.cpp:server || { unset -f _kvtier_offline; return 1; }
+_kvtier_offline redis:8.0 redis:7.0.15 valkey/valkey:9 golang:1.26-bookworm prom/prometheus:v3.5.0 ghcr.io/ggml-org/llama.cpp:server || { unset -f _kvtier_offline; return 1; }
 unset -f _kvtier_offline
 
 # testcontainers' reaper is an image too; without a registry the tests' own cleanup must do (testcontainers.CleanupContainer)
