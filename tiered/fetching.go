@@ -215,10 +215,10 @@ func (c *Cache) discardBad(f *fill, why error) {
 	case !discards(why):
 		return
 	case reasonOf(why) == MissEpoch: // a late write, as after a purge: nothing is wrong with it
-		c.opts.Logger.Debug("value of an ended epoch deleted", "block", f.key.hash, "err", why)
+		c.opts.Logger.Debug("value of an ended epoch", "block", f.key.hash, "err", why)
 	default:
 		c.stats.badValues.Add(1)
-		c.opts.Logger.Warn("bad value deleted", "block", f.key.hash, "err", why)
+		c.opts.Logger.Warn("bad value", "block", f.key.hash, "err", why)
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.ProbeTimeout)
 	defer cancel()

@@ -49,7 +49,7 @@ type Stats struct {
 	FillFound     int64            // those among them of which blocks came
 	StoredBytes   int64            // bytes of values stored, as they are on the wire
 	EncodedBytes  int64            // those among them that were encoded
-	BadValues     int64            // values deleted because they failed their checks
+	BadValues     int64            // values that failed their checks: they are deleted, unless another has taken their place
 	// Tenants are those with the most bytes, at most MaxTenantStats, and last the rest together under the zero namespace, if any.
 	Tenants []TenantStats
 }
