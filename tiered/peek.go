@@ -2,7 +2,7 @@ package tiered
 
 import "github.com/kvtier/kvtier/block"
 
-// HotBlocks counts the blocks at the front of hashes that a Fetch would find hot at this moment. It neither pins nor touches them, and asks no
+// HotBlocks counts the blocks at the front of hashes that Bring would find hot at this moment. It neither pins nor touches them, and asks no
 // store.
 func (c *Cache) HotBlocks(v View, hashes []block.Hash) int {
 	return c.hot.count(&v.Generation, hashes)

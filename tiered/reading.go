@@ -46,14 +46,16 @@ const (
 
 // read begins to read the run [from, end) of l's chain, from the front, all at once.
 func (c *Cache) read(l *Lookup, from, end int, until time.Time) *reading {
-	r := &reading{c: c, scope: l.scope(), chain: l.Chain, passing: l.Passing, from: from, end: end, group: max(1, end-from), began: c.now(), until: until}
-	r.more()
-	return r
+	return c.begin(&reading{from: from, end: end, group: end - from, until: until}, l)
 }
 
 // readBack begins to read the run [from, end) of l's chain, from the back, in groups of so many.
 func (c *Cache) readBack(l *Lookup, from, end, group int, until time.Time) *reading {
-	r := &reading{c: c, scope: l.scope(), chain: l.Chain, passing: l.Passing, from: from, end: end, back: true, group: max(1, group), began: c.now(), until: until}
+	return c.begin(&reading{from: from, end: end, back: true, group: group, until: until}, l)
+}
+
+func (c *Cache) begin(r *reading, l *Lookup) *reading {
+	r.c, r.scope, r.chain, r.passing, r.began, r.group = c, l.scope(), l.Chain, l.Passing, c.now(), max(1, r.group)
 	r.more()
 	return r
 }

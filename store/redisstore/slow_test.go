@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -36,23 +35,9 @@ func stub(t *testing.T, text string) (addr string) {
 				defer c.Close()
 				r := bufio.NewReader(c)
 				for {
-					var n int
-					if _, err := fmt.Fscanf(r, "*%d\r\n", &n); err != nil {
+					name, err := commandOf(r)
+					if err != nil {
 						return
-					}
-					var name string
-					for i := range n {
-						var size int
-						if _, err := fmt.Fscanf(r, "$%d\r\n", &size); err != nil {
-							return
-						}
-						arg := make([]byte, size+2)
-						if _, err := io.ReadFull(r, arg); err != nil {
-							return
-						}
-						if i == 0 {
-							name = strings.ToLower(string(arg[:size]))
-						}
 					}
 					reply := "-" + text + "\r\n"
 					if name == "hello" {
